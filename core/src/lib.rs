@@ -1,1 +1,43 @@
-//! Placeholder: replaced by the first commit of this crate.
+//! The rules of memboss: who gets which memory, who waits, who gives way, and why. Pure: no I/O, no clock, no randomness; time comes in as an
+//! argument, and the same calls give the same answers. The agent runs an [`Engine`] on its node's ledger, the operator on a picture of all nodes.
+//!
+//! Words: a *pool* is one GPU's memory or one node's RAM. A *lease* holds amounts of pools of one node, one *slot* for each GPU. *Charged* is what
+//! leases hold until it is seen free; *foreign* is what is in use that no lease explains; a *claim* is memory set aside for a preemptor while its
+//! *victims* leave; the *first in line* at a GPU is the waiter that nobody behind it may delay.
+//!
+//! Where to find which rule:
+//! - why a lease is granted, queued, or preempts: `decide.rs`
+//! - where it fits: `place.rs`; who gives way: `victims.rs`; who is next: `order.rs`
+//! - what may happen to a lease: `state.rs` (picture) and `life.rs` (steps); every refusal and reason to wait: `refuse.rs`
+//! - the numbers: `policy.rs`
+
+mod class;
+mod decide;
+mod engine;
+mod explain;
+mod ids;
+mod ledger;
+mod life;
+mod order;
+mod place;
+mod policy;
+mod pool;
+mod refuse;
+mod request;
+mod state;
+mod units;
+mod victims;
+
+pub use class::{Class, UnknownClass};
+pub use decide::Decision;
+pub use engine::{Admission, Engine, LeaseRecord};
+pub use explain::{Forecast, GpuView, LeaseView};
+pub use ids::{BadName, GpuModel, GpuUuid, LeaseId, NodeName};
+pub use ledger::{GpuFacts, NodeFacts};
+pub use life::DrainScope;
+pub use order::OrderKey;
+pub use policy::Policy;
+pub use refuse::{Closed, Refused, Waiting};
+pub use request::{Demand, Flexibility, GpuSelector, GpuShare, Layout, NodeSelector, Placement, Request, Slot};
+pub use state::{EndReason, Notice, Phase, Token};
+pub use units::{Mib, Moment, NotAShare, Percent, Span, UNIT};

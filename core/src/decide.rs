@@ -1,0 +1,354 @@
+//! Why a lease is granted, queued, or preempts: the whole rule, in the order in which it is applied.
+//!
+//! 1. What is overdue happens: reservations nobody came for go back to the queue, notices that ran out become stops.
+//! 2. Claims come first: memory that a preemption freed goes to its preemptor, the highest class first.
+//! 3. Then the queue, earliest first, line by line:
+//!    - **granted** where all of it fits now, without delaying who is first in line at that GPU;
+//!    - else, if strictly lower classes can make room, it **claims** that place and they get a notice;
+//!    - else it **waits**: as the first in line at the GPU with the most free, if that GPU has no earlier first.
+
+use crate::engine::{Engine, Lease};
+use crate::ids::LeaseId;
+use crate::ledger::Spots;
+use crate::order::{LineIx, OrderKey};
+use crate::place::{Asker, Full, SEARCH_LIMIT};
+use crate::pool::{LeaseIx, PoolIx, Shadow};
+use crate::refuse::Waiting;
+use crate::request::Placement;
+use crate::state::{EndReason, Notice, Phase, Token};
+use crate::units::{Mib, Moment};
+use crate::victims::{NoPlan, Plan};
+
+/// What an engine decided. Whoever runs it carries these out and tells people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It has its memory.
+    Grant {
+        /// Who.
+        lease: LeaseId,
+        /// Where.
+        placement: Placement,
+        /// The proof.
+        token: Token,
+    },
+    /// It will have that memory when its victims have left it; nobody of its class or lower can take it in between.
+    Claim {
+        /// Who.
+        lease: LeaseId,
+        /// Where.
+        placement: Placement,
+        /// Who gives way; none if what it needs is on its way already.
+        victims: Vec<LeaseId>,
+    },
+    /// A holder is asked to give memory back.
+    Notice {
+        /// Who.
+        lease: LeaseId,
+        /// What it is told.
+        notice: Notice,
+    },
+    /// A notice is withdrawn: enough came free without it.
+    Spare {
+        /// Who.
+        lease: LeaseId,
+    },
+    /// A holder's time is up: it is to be ended.
+    Stop {
+        /// Who.
+        lease: LeaseId,
+        /// Why.
+        reason: EndReason,
+    },
+    /// It waits, for a reason that is new.
+    Wait {
+        /// Who.
+        lease: LeaseId,
+        /// Why.
+        why: Waiting,
+    },
+}
+
+impl Engine {
+    /// Brings everything up to `now` and serves whoever can be served.
+    pub fn decide(&mut self, now: Moment) -> Vec<Decision> {
+        let mut out = std::mem::take(&mut self.pending);
+        self.act_on_overdue(now, &mut out);
+        self.serve_claims(now, &mut out);
+        self.serve_queue(now, &mut out);
+        out
+    }
+
+    fn act_on_overdue(&mut self, now: Moment, out: &mut Vec<Decision>) {
+        while let Some((due, ix)) = self.timers.first().copied().filter(|(due, _)| *due <= now) {
+            self.timers.remove(&(due, ix));
+            let Some(lease) = self.lease_at(ix) else { continue };
+            match lease.phase.clone() {
+                Phase::Reserved { .. } => self.put_back(ix),
+                Phase::Revoking { notice, .. } => {
+                    self.set_phase(ix, Phase::Stopping { reason: notice.reason });
+                    out.push(Decision::Stop { lease: self.id_of(ix), reason: notice.reason });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The highest class first, then the earliest. A claim whose memory somebody of a higher class took goes back to the queue.
+    fn serve_claims(&mut self, now: Moment, out: &mut Vec<Decision>) {
+        let mut claims: Vec<(std::cmp::Reverse<_>, OrderKey, LeaseIx)> = Vec::new();
+        claims.extend(
+            self.claimants
+                .iter()
+                .filter_map(|ix| self.lease_at(*ix).map(|l| (std::cmp::Reverse(l.request.class), l.order, *ix))),
+        );
+        claims.sort_unstable();
+        for (_, _, ix) in claims {
+            let Some(spots) = self.lease_at(ix).and_then(|lease| lease.claim.as_ref()).map(|claim| claim.spots.clone())
+            else {
+                continue;
+            };
+            if spots.all().all(|(pool, need)| self.claim_is_free(ix, pool, need)) {
+                self.drop_claim(ix, out);
+                self.grant(ix, spots, now, out);
+            } else if !spots.all().all(|(pool, need)| self.claim_can_come(ix, pool, need)) {
+                self.drop_claim(ix, out);
+                self.enqueue(ix);
+            }
+        }
+    }
+
+    fn serve_queue(&mut self, now: Moment, out: &mut Vec<Decision>) {
+        let everybody = std::mem::take(&mut self.ledger.changed) || self.retry_at.is_some_and(|at| at <= now);
+        let heads: Vec<_> = if everybody { self.queue.heads().collect() } else { self.queue.fresh().collect() };
+        if everybody {
+            self.retry_at = None;
+        }
+        let mut to_serve: std::collections::BTreeSet<(OrderKey, LineIx)> = heads.into_iter().collect();
+        while let Some((_, line)) = to_serve.pop_first() {
+            let Some((order, ix)) = self.queue.head_of(line) else { continue };
+            if self.serve(line, Asker { lease: ix, order }, now, out)
+                && let Some((next, _)) = self.queue.head_of(line)
+            {
+                to_serve.insert((next, line));
+            }
+        }
+    }
+
+    /// Serves the first of a line; whether the next one is to be looked at too.
+    fn serve(&mut self, line: LineIx, asker: Asker, now: Moment, out: &mut Vec<Decision>) -> bool {
+        let Some(request) = self.lease_at(asker.lease).map(|lease| lease.request.clone()) else { return false };
+        let full = match self.ledger.find_room(&request, asker) {
+            Ok(spots) => {
+                self.leave_queue(asker.lease);
+                self.grant(asker.lease, spots, now, out);
+                return true;
+            }
+            Err(full) => full,
+        };
+        let why = match self.try_preemption(asker, now, out) {
+            Ok(()) => return true,
+            Err(NoPlan::Protected(until)) => Waiting::VictimsProtected { until },
+            Err(NoPlan::Nobody) => self.why_not(line, asker, full),
+        };
+        if !why.is_unsatisfiable() {
+            self.stand_first(asker);
+        }
+        if let Some(line) = self.queue.line_mut(line) {
+            line.fresh = false;
+        }
+        self.say_waiting(asker.lease, why, out);
+        false
+    }
+
+    fn try_preemption(&mut self, asker: Asker, now: Moment, out: &mut Vec<Decision>) -> Result<(), NoPlan> {
+        let Some(request) = self.lease_at(asker.lease).map(|lease| lease.request.clone()) else {
+            return Err(NoPlan::Nobody);
+        };
+        match self.plan_preemption(&request, asker, now) {
+            Ok(plan) => {
+                self.leave_queue(asker.lease);
+                self.claim(asker.lease, &plan, now, out);
+                Ok(())
+            }
+            Err(no) => {
+                if let NoPlan::Protected(until) = no {
+                    self.retry_at = Some(self.retry_at.map_or(until, |at| at.min(until)));
+                }
+                Err(no)
+            }
+        }
+    }
+
+    /// Grants: charged from here on.
+    pub(crate) fn grant(&mut self, ix: LeaseIx, spots: Spots, now: Moment, out: &mut Vec<Decision>) {
+        let token = self.next_token();
+        let until = now.after(self.policy.reservation);
+        let Some(lease) = self.lease_at_mut(ix) else { return };
+        lease.token = token;
+        let (id, class) = (lease.request.id.clone(), lease.request.class);
+        self.ledger.charge(ix, class, &spots);
+        let placement = self.ledger.placement(&spots);
+        if let Some(lease) = self.lease_at_mut(ix) {
+            lease.spots = Some(spots);
+            lease.why = Waiting::New;
+        }
+        self.set_phase(ix, Phase::Reserved { until });
+        if let Some(placement) = placement {
+            out.push(Decision::Grant { lease: id, placement, token });
+        }
+    }
+
+    /// Claims a place and tells its victims, in one step.
+    pub(crate) fn claim(&mut self, ix: LeaseIx, plan: &Plan, now: Moment, out: &mut Vec<Decision>) {
+        let Some(lease) = self.lease_at(ix) else { return };
+        let (id, class) = (lease.request.id.clone(), lease.request.class);
+        let mut needed = self.needed_from(plan, class);
+        self.ledger.claim(ix, class, &plan.spots);
+        self.claimants.insert(ix);
+        let victims: Vec<_> = plan.victims.iter().map(|victim| self.id_of(*victim)).collect();
+        let placement = self.ledger.placement(&plan.spots);
+        if let Some(lease) = self.lease_at_mut(ix) {
+            lease.claim = Some(crate::engine::HeldClaim { spots: plan.spots.clone(), victims: plan.victims.clone() });
+        }
+        if let Some(placement) = placement {
+            let why = Waiting::Claimed { node: placement.node.clone(), victims: victims.len() };
+            out.push(Decision::Claim { lease: id.clone(), placement, victims });
+            self.say_waiting(ix, why, out);
+        }
+        for victim in &plan.victims {
+            let pools = needed.remove(victim).unwrap_or_default();
+            self.tell(*victim, EndReason::Preempted, Some((&id, class)), &|pool| pools.get(&pool).copied(), now, out);
+        }
+    }
+
+    /// Gives a holder notice. `needed` says for a pool what must become free there; all that it holds, if it says nothing at all.
+    pub(crate) fn tell(
+        &mut self,
+        ix: LeaseIx,
+        reason: EndReason,
+        preemptor: Option<(&LeaseId, crate::class::Class)>,
+        needed: &dyn Fn(PoolIx) -> Option<Mib>,
+        now: Moment,
+        out: &mut Vec<Decision>,
+    ) {
+        let Some(lease) = self.lease_at(ix) else { return };
+        let (Some(since), Some(spots)) = (lease.active_since().or(Some(now)), lease.spots.clone()) else { return };
+        let span =
+            self.policy.notice_for(preemptor.map_or(lease.request.class, |(_, class)| class), lease.request.notice);
+        let notice = Notice {
+            preemptor: preemptor.map(|(id, _)| id.clone()),
+            class: preemptor.map(|(_, class)| class),
+            reason,
+            needed: spots
+                .gpus
+                .iter()
+                .map(|(pool, held)| if preemptor.is_some() { needed(*pool).unwrap_or_default() } else { *held })
+                .collect(),
+            needed_ram: if preemptor.is_some() { needed(spots.ram.0).unwrap_or_default() } else { spots.ram.1 },
+            deadline: now.after(span),
+        };
+        let id = lease.request.id.clone();
+        self.ledger.set_leaving(ix, &spots, true);
+        self.set_phase(ix, Phase::Revoking { since, notice: notice.clone() });
+        out.push(Decision::Notice { lease: id, notice });
+    }
+
+    /// Makes the asker the first in line at the GPUs with the most free that have no earlier first.
+    fn stand_first(&mut self, asker: Asker) {
+        let Some(lease) = self.lease_at(asker.lease) else { return };
+        if !lease.first_at.is_empty() {
+            return;
+        }
+        let places = self.first_places(lease, asker);
+        for (pool, need) in places {
+            let shadow = Shadow { lease: asker.lease, order: asker.order, need };
+            if let Some(before) = self.ledger.set_first(pool, Some(shadow))
+                && let Some(other) = self.lease_at_mut(before.lease)
+            {
+                other.first_at.retain(|at| *at != pool);
+            }
+            if let Some(lease) = self.lease_at_mut(asker.lease) {
+                lease.first_at.push(pool);
+            }
+        }
+    }
+
+    fn first_places(&self, lease: &Lease, asker: Asker) -> Vec<(PoolIx, Mib)> {
+        let request = &lease.request;
+        let ledger = &self.ledger;
+        let could_serve = |ix: &PoolIx, slot: crate::request::Slot| {
+            let pool = ledger.pool(*ix);
+            ledger.accepts(request, *ix) && slot.on(pool.leasable) <= pool.leasable.minus(pool.foreign)
+        };
+        let mut places: Vec<(PoolIx, Mib)> = Vec::new();
+        for slot in &request.demand.slots {
+            let same_node =
+                |ix: &PoolIx| places.first().is_none_or(|(first, _)| ledger.pool(*first).node == ledger.pool(*ix).node);
+            let unused = |ix: &PoolIx| places.iter().all(|(used, _)| used != ix);
+            let without = ledger.gpus_without_first().iter().rev().take(SEARCH_LIMIT).map(|(_, ix)| *ix);
+            let later = ledger
+                .gpus_by_first()
+                .iter()
+                .rev()
+                .take_while(|(order, _)| *order > asker.order)
+                .take(SEARCH_LIMIT)
+                .map(|(_, ix)| *ix);
+            let found = without.chain(later).find(|ix| same_node(ix) && unused(ix) && could_serve(ix, *slot));
+            match found {
+                Some(ix) => places.push((ix, slot.on(ledger.pool(ix).leasable))),
+                None => return Vec::new(),
+            }
+        }
+        places
+    }
+
+    fn why_not(&mut self, line: LineIx, asker: Asker, full: Full) -> Waiting {
+        let Some(request) = self.lease_at(asker.lease).map(|lease| lease.request.clone()) else { return Waiting::New };
+        let inventory = self.ledger.inventory;
+        let known = self.queue.line(line).and_then(|line| line.largest).filter(|(at, ..)| *at == inventory);
+        let (_, largest, satisfiable) = known.unwrap_or_else(|| {
+            let (largest, satisfiable) = self.ledger.largest(&request);
+            (inventory, largest, satisfiable)
+        });
+        if let Some(line) = self.queue.line_mut(line) {
+            line.largest = Some((inventory, largest, satisfiable));
+        }
+        let need = request.demand.slots.iter().map(|slot| slot.on(largest)).max().unwrap_or_default();
+        if !satisfiable {
+            return if request.demand.slots.is_empty() {
+                Waiting::NoRam { need: request.demand.ram, most: largest }
+            } else {
+                Waiting::Unsatisfiable { need, gpus: request.demand.slots.len(), largest }
+            };
+        }
+        match full {
+            Full::KeptFor(head, pool) => Waiting::Behind { head: self.id_of(head), gpu: self.ledger.name_of(pool) },
+            Full::NoRoom if request.demand.slots.is_empty() => {
+                Waiting::NoRam { need: request.demand.ram, most: largest }
+            }
+            Full::NoRoom => Waiting::NoRoom { need, most_free: self.most_free(&request), class: request.class },
+        }
+    }
+
+    fn most_free(&self, request: &crate::request::Request) -> Mib {
+        let eligible = self
+            .ledger
+            .gpus_by_free()
+            .iter()
+            .rev()
+            .take(SEARCH_LIMIT)
+            .filter(|(_, ix)| self.ledger.accepts(request, *ix));
+        eligible.map(|(_, ix)| self.ledger.pool(*ix).free_for(request.class)).max().unwrap_or_default()
+    }
+
+    /// Tells why somebody waits, if that is news. How much is free changes all the time and is no news.
+    fn say_waiting(&mut self, ix: LeaseIx, why: Waiting, out: &mut Vec<Decision>) {
+        let Some(lease) = self.lease_at_mut(ix) else { return };
+        let news = lease.why.name() != why.name()
+            || (why != lease.why && !matches!(why, Waiting::NoRoom { .. } | Waiting::VictimsProtected { .. }));
+        lease.why = why.clone();
+        if news {
+            out.push(Decision::Wait { lease: lease.request.id.clone(), why });
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Where a request fits now: one GPU or several of one node, and RAM, all at once or not at all. It may not ask anybody to go (`victims.rs` does).
+
+use crate::ledger::{Ledger, Node, Spots};
+use crate::order::OrderKey;
+use crate::pool::{LeaseIx, NodeIx, PoolIx};
+use crate::request::{Layout, Request, Slot};
+use crate::units::Mib;
+
+/// How many GPUs or nodes are looked at before a search is given up as crowded.
+pub(crate) const SEARCH_LIMIT: usize = 256;
+
+/// Who asks: its place in the table and in the order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    pub(crate) lease: LeaseIx,
+    pub(crate) order: OrderKey,
+}
+
+/// Why there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// Not enough is free.
+    NoRoom,
+    /// It is, but it is kept for that lease.
+    KeptFor(LeaseIx, PoolIx),
+}
+
+impl Ledger {
+    /// The best place where all of the request fits now.
+    pub(crate) fn find_room(&self, request: &Request, asker: Asker) -> Result<Spots, Full> {
+        match request.demand.slots.as_slice() {
+            [slot] => self.find_gpu(request, *slot, asker),
+            _ => self.find_node(request, asker),
+        }
+    }
+
+    /// One slot: straight from the index of what is free. Packing takes the fullest GPU that has room, spreading the emptiest.
+    fn find_gpu(&self, request: &Request, slot: Slot, asker: Asker) -> Result<Spots, Full> {
+        let mut full = Full::NoRoom;
+        let mut look = |ix: PoolIx| -> Option<Spots> {
+            if !self.accepts(request, ix) {
+                return None;
+            }
+            let pool = self.pool(ix);
+            let node = self.node(pool.node)?;
+            let need = slot.on(pool.leasable);
+            let fit = self
+                .fits(request, asker, ix, need)
+                .and_then(|()| self.fits(request, asker, node.ram, request.demand.ram));
+            match fit {
+                Ok(()) => Some(Spots { node: pool.node, gpus: vec![(ix, need)], ram: (node.ram, request.demand.ram) }),
+                Err(kept @ Full::KeptFor(..)) => {
+                    full = kept;
+                    None
+                }
+                Err(Full::NoRoom) => None,
+            }
+        };
+        let candidates = self.gpus_by_free().range((slot.fixed, 0)..);
+        let found = match request.layout {
+            Layout::Pack => candidates.map(|(_, ix)| *ix).find_map(&mut look),
+            Layout::Spread => candidates.rev().map(|(_, ix)| *ix).find_map(&mut look),
+        };
+        found.ok_or(full)
+    }
+
+    /// Several slots, or RAM alone: node by node, the fullest (or emptiest) that has room for all.
+    fn find_node(&self, request: &Request, asker: Asker) -> Result<Spots, Full> {
+        let mut full = Full::NoRoom;
+        let mut best: Option<(Mib, Spots)> = None;
+        for (ix, node) in self.nodes().filter(|(_, node)| request.nodes.accepts(&node.name) && node.closed.is_none()) {
+            match self.fit_on_node(request, asker, ix, node) {
+                Ok(spots) => {
+                    let left = node
+                        .gpus
+                        .values()
+                        .map(|gpu| self.pool(*gpu).free())
+                        .sum::<Mib>()
+                        .plus(self.pool(node.ram).free());
+                    let better = best.as_ref().is_none_or(|(least, _)| match request.layout {
+                        Layout::Pack => left < *least,
+                        Layout::Spread => left > *least,
+                    });
+                    if better {
+                        best = Some((left, spots));
+                    }
+                }
+                Err(kept @ Full::KeptFor(..)) => full = kept,
+                Err(Full::NoRoom) => {}
+            }
+        }
+        best.map(|(_, spots)| spots).ok_or(full)
+    }
+
+    /// The largest slot first, each on the GPU where the least (or most) stays free.
+    fn fit_on_node(&self, request: &Request, asker: Asker, ix: NodeIx, node: &Node) -> Result<Spots, Full> {
+        self.fits(request, asker, node.ram, request.demand.ram)?;
+        let mut gpus: Vec<Option<(PoolIx, Mib)>> = vec![None; request.demand.slots.len()];
+        let mut unused: Vec<PoolIx> = node.gpus.values().copied().filter(|gpu| self.accepts(request, *gpu)).collect();
+        let mut full = Full::NoRoom;
+        for at in largest_first(&request.demand.slots) {
+            let slot = request.demand.slots[at];
+            let fitting = unused.iter().copied().filter(|gpu| {
+                match self.fits(request, asker, *gpu, slot.on(self.pool(*gpu).leasable)) {
+                    Ok(()) => true,
+                    Err(Full::NoRoom) => false,
+                    Err(kept) => {
+                        full = kept;
+                        false
+                    }
+                }
+            });
+            let chosen = match request.layout {
+                Layout::Pack => fitting.min_by_key(|gpu| (self.pool(*gpu).free(), *gpu)),
+                Layout::Spread => fitting.max_by_key(|gpu| (self.pool(*gpu).free(), std::cmp::Reverse(*gpu))),
+            };
+            let Some(gpu) = chosen else { return Err(full) };
+            unused.retain(|other| *other != gpu);
+            gpus[at] = Some((gpu, slot.on(self.pool(gpu).leasable)));
+        }
+        Ok(Spots { node: ix, gpus: gpus.into_iter().flatten().collect(), ram: (node.ram, request.demand.ram) })
+    }
+
+    /// Whether that much of that pool may go to the asker now: it must be free for its class, and must not delay who is first in line there.
+    pub(crate) fn fits(&self, request: &Request, asker: Asker, ix: PoolIx, need: Mib) -> Result<(), Full> {
+        if need.is_zero() {
+            return Ok(());
+        }
+        let pool = self.pool(ix);
+        if self.closed(ix).is_some() || pool.free_for(request.class) < need {
+            return Err(Full::NoRoom);
+        }
+        match pool.shadow {
+            Some(first)
+                if first.lease != asker.lease && first.order < asker.order && need > pool.beside_shadow(first.need) =>
+            {
+                Err(Full::KeptFor(first.lease, ix))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The most that an empty, eligible GPU would give (for several slots: the smallest of the best GPUs of the best node), and whether the request would then fit.
+    pub(crate) fn largest(&self, request: &Request) -> (Mib, bool) {
+        let slots = &request.demand.slots;
+        if slots.is_empty() {
+            let most = self
+                .nodes()
+                .filter(|(_, n)| request.nodes.accepts(&n.name))
+                .map(|(_, n)| self.pool(n.ram).leasable)
+                .max();
+            return (most.unwrap_or_default(), most.is_some_and(|most| most >= request.demand.ram));
+        }
+        let mut largest = Mib::ZERO;
+        let mut satisfiable = false;
+        for (_, node) in self.nodes() {
+            let mut sizes: Vec<Mib> = node
+                .gpus
+                .values()
+                .filter(|gpu| self.accepts(request, **gpu))
+                .map(|gpu| self.pool(*gpu).leasable)
+                .collect();
+            sizes.sort_unstable_by(|a, b| b.cmp(a));
+            if let Some(nth) = sizes.get(slots.len() - 1) {
+                largest = largest.max(*nth);
+                let enough =
+                    largest_first(slots).into_iter().zip(&sizes).all(|(at, size)| slots[at].on(*size) <= *size);
+                satisfiable |= enough && request.demand.ram <= self.pool(node.ram).leasable;
+            }
+        }
+        (largest, satisfiable)
+    }
+}
+
+/// The slots' places, the largest first. Shares are compared as if all GPUs were alike.
+pub(crate) fn largest_first(slots: &[Slot]) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..slots.len()).collect();
+    places.sort_by_key(|at| std::cmp::Reverse((slots[*at].on(Mib::from_mib(1 << 20)), *at)));
+    places
+}

@@ -1,0 +1,187 @@
+//! One pool of memory: a GPU's, or a node's RAM. It holds what is charged, what is claimed, what others use, and who is first in line.
+//! It may not know a lease's class rules or phases beyond the numbers it is given.
+
+use std::collections::BTreeMap;
+
+use crate::class::Class;
+use crate::ids::{GpuModel, GpuUuid};
+use crate::order::OrderKey;
+use crate::refuse::Closed;
+use crate::units::Mib;
+
+/// A lease's place in the engine's table.
+pub(crate) type LeaseIx = u32;
+/// A pool's place in the engine's table.
+pub(crate) type PoolIx = u32;
+/// A node's place in the engine's table.
+pub(crate) type NodeIx = u32;
+
+/// Which memory a pool is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PoolKind {
+    /// One GPU's.
+    Gpu {
+        uuid: GpuUuid,
+        model: GpuModel,
+    },
+    Ram,
+}
+
+/// An amount set aside for a preemptor while its victims leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) class: Class,
+    pub(crate) memory: Mib,
+}
+
+/// The first in line for this pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shadow {
+    pub(crate) lease: LeaseIx,
+    pub(crate) order: OrderKey,
+    pub(crate) need: Mib,
+}
+
+/// A charge on this pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Charge {
+    pub(crate) class: Class,
+    pub(crate) memory: Mib,
+    /// Its holder is already going.
+    pub(crate) leaving: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    pub(crate) node: NodeIx,
+    pub(crate) kind: PoolKind,
+    /// What can be leased when nothing else uses it.
+    pub(crate) leasable: Mib,
+    pub(crate) foreign: Mib,
+    pub(crate) closed: Option<Closed>,
+    pub(crate) charges: BTreeMap<LeaseIx, Charge>,
+    pub(crate) charged: Mib,
+    pub(crate) claims: BTreeMap<LeaseIx, Claim>,
+    pub(crate) shadow: Option<Shadow>,
+}
+
+impl Pool {
+    pub(crate) fn new(node: NodeIx, kind: PoolKind) -> Self {
+        Self {
+            node,
+            kind,
+            leasable: Mib::ZERO,
+            foreign: Mib::ZERO,
+            closed: None,
+            charges: BTreeMap::new(),
+            charged: Mib::ZERO,
+            claims: BTreeMap::new(),
+            shadow: None,
+        }
+    }
+
+    /// What nobody has and nobody uses.
+    pub(crate) fn free(&self) -> Mib {
+        self.leasable.minus(self.foreign).minus(self.charged)
+    }
+
+    /// What of it a lease of that class may take: claims of its own class and higher are out of reach, claims of lower classes are not.
+    pub(crate) fn free_for(&self, class: Class) -> Mib {
+        self.free().minus(self.claimed_from(class))
+    }
+
+    /// What will be free for that class when those who are already going have gone.
+    pub(crate) fn soon_free_for(&self, class: Class) -> Mib {
+        let leaving = self.charges.values().filter(|c| c.leaving).map(|c| c.memory).sum();
+        self.free().plus(leaving).minus(self.claimed_from(class))
+    }
+
+    /// The most that a preemptor of that class could ever get here now: an upper bound for the search.
+    pub(crate) fn reach(&self, class: Class) -> Mib {
+        if self.closed.is_some() {
+            return Mib::ZERO;
+        }
+        let lower = self.charges.values().filter(|c| c.class < class || c.leaving).map(|c| c.memory).sum();
+        self.free().plus(lower)
+    }
+
+    fn claimed_from(&self, class: Class) -> Mib {
+        self.claims.values().filter(|claim| claim.class >= class).map(|claim| claim.memory).sum()
+    }
+
+    pub(crate) fn charge(&mut self, lease: LeaseIx, class: Class, memory: Mib) {
+        self.discharge(lease);
+        if !memory.is_zero() {
+            self.charges.insert(lease, Charge { class, memory, leaving: false });
+            self.charged = self.charged.plus(memory);
+        }
+    }
+
+    pub(crate) fn discharge(&mut self, lease: LeaseIx) {
+        if let Some(charge) = self.charges.remove(&lease) {
+            self.charged = self.charged.minus(charge.memory);
+        }
+    }
+
+    /// How much may be given to others without delaying the first in line, whichever leases leave first:
+    /// the first is served once the charges have fallen to some sum of them that leaves it room, and the largest such sum must still leave it room
+    /// with the newcomer there.
+    pub(crate) fn beside_shadow(&self, need: Mib) -> Mib {
+        let claimed: Mib = self.claims.values().map(|claim| claim.memory).sum();
+        let room = self.leasable.minus(self.foreign).minus(claimed).minus(need);
+        room.minus(largest_sum_within(self.charges.values().map(|c| c.memory), room))
+    }
+}
+
+/// The largest sum of some of `amounts` that is at most `limit`: one bit for each reachable sum.
+fn largest_sum_within(amounts: impl Iterator<Item = Mib>, limit: Mib) -> Mib {
+    let Ok(limit) = usize::try_from(limit.mib()) else { return limit };
+    let mut reachable = vec![0u64; limit / 64 + 1];
+    reachable[0] = 1;
+    for amount in amounts {
+        if let Ok(step) = usize::try_from(amount.mib()) {
+            shift_or(&mut reachable, step);
+        }
+    }
+    let highest = (0..=limit).rev().find(|sum| reachable[sum / 64] >> (sum % 64) & 1 == 1);
+    Mib::from_mib(highest.map_or(0, |sum| sum as u64))
+}
+
+/// Sets every bit that lies `step` above a set one: each amount is in the sum or not.
+fn shift_or(bits: &mut [u64], step: usize) {
+    let (words, rest) = (step / 64, step % 64);
+    for at in (words..bits.len()).rev() {
+        let low = bits[at - words] << rest;
+        let carry = if rest > 0 && at > words { bits[at - words - 1] >> (64 - rest) } else { 0 };
+        bits[at] |= low | carry;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mib(n: u64) -> Mib {
+        Mib::from_mib(n)
+    }
+
+    #[test]
+    fn the_largest_sum_is_exact() {
+        let amounts = [mib(12_288), mib(4096), mib(3000)];
+        for (limit, expect) in [(20_000, 19_384), (16_500, 16_384), (15_300, 15_288), (7095, 4096), (2999, 0), (0, 0)] {
+            assert_eq!(largest_sum_within(amounts.iter().copied(), mib(limit)), mib(expect), "limit {limit}");
+        }
+    }
+
+    #[test]
+    fn a_small_lease_may_stand_beside_the_first_in_line_where_it_cannot_delay_it() {
+        // 24 GiB, 12 GiB held by one lease; the first in line needs 20 GiB: it starts when that one goes, and 4 GiB beside it never matter.
+        let mut pool = Pool::new(0, PoolKind::Ram);
+        pool.leasable = mib(24 * 1024);
+        pool.charge(7, Class::Normal, mib(12 * 1024));
+        assert_eq!(pool.beside_shadow(mib(20 * 1024)), mib(4 * 1024));
+        // With 4 GiB held by a second, the first starts as soon as the 12 go: nothing may stand beside.
+        pool.charge(8, Class::Normal, mib(4 * 1024));
+        assert_eq!(pool.beside_shadow(mib(20 * 1024)), Mib::ZERO);
+    }
+}
