@@ -1,0 +1,52 @@
+# Everything a developer or user runs. Each target does its own set-up; `make` alone lists them.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export CACHE := $(or $(MEMBOSS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/memboss)
+CARGO := cargo --locked
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## a real Kubernetes with memboss on simulated GPUs, shown at work and left to play with (CLUSTER=kind: on kind)
+	@demo/up.sh
+
+.PHONY: demo-down
+demo-down: ## ends the demo's cluster and leaves nothing behind
+	@demo/down.sh
+
+.PHONY: test
+test: setup check unit cluster-test ## all tests, the cheap ones first
+
+.PHONY: setup
+setup: ## what the tests need from Debian and Rust
+	@tests/setup.sh
+
+.PHONY: check
+check: ## format, lints, generated files, licences
+	cargo fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) run --quiet -p memboss-crds --bin crdgen -- --check
+	@tests/deny.sh
+
+.PHONY: unit
+unit: ## all tests that need no cluster
+	$(CARGO) test --workspace --quiet
+
+.PHONY: build
+build: ## the binaries that a cluster runs
+	$(CARGO) build --release --quiet $(addprefix -p ,memboss-agent memboss-device-plugin memboss-operator memboss-cli memboss-sim memboss-sim-nvml memboss-sim-cuda memboss-workload)
+
+.PHONY: cluster-test
+cluster-test: ## tests on a real Kubernetes of two nodes on this machine (FILTER=name for some)
+	@tests/cluster-test.sh $(FILTER)
+
+.PHONY: bench
+bench: ## measures and prints; asserts nothing
+	@tests/bench.sh
+
+.PHONY: crds
+crds: ## writes the custom resources' YAML again from the Rust types
+	$(CARGO) run --quiet -p memboss-crds --bin crdgen
