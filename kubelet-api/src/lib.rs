@@ -8,13 +8,13 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// Device plugin API v1beta1: the kubelet's `Registration` and the plugin's `DevicePlugin`.
-#[allow(missing_docs, reason = "generated; the proto file carries the words")]
+#[allow(missing_docs, clippy::too_many_lines, reason = "generated; the proto file carries the words")]
 pub mod deviceplugin {
     tonic::include_proto!("v1beta1");
 }
 
 /// Podresources API v1: which pod and container was given which device ids.
-#[allow(missing_docs, reason = "generated; the proto file carries the words")]
+#[allow(missing_docs, clippy::too_many_lines, reason = "generated; the proto file carries the words")]
 pub mod podresources {
     tonic::include_proto!("v1");
 }

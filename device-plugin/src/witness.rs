@@ -1,0 +1,95 @@
+//! Notices a container runtime that has CDI switched off, which would start containers without their GPU and without an error:
+//! such a runtime never opens the CDI files that we write. A runtime with CDI on opens every new file at once.
+//! Somebody else may open them too, so this can miss the fault but hardly invent it; the agent's look into the container is the second check.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use memboss_platform::admin::Condition;
+use memboss_platform::shutdown::Shutdown;
+use rustix::fs::inotify::WatchFlags;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::cdi_directory::PREFIX;
+use crate::figures::Figures;
+use crate::watch::DirectoryWatch;
+
+/// Where to announce a file that is about to be written.
+#[derive(Clone, Debug)]
+pub struct Witness(mpsc::UnboundedSender<String>);
+
+/// The task behind it.
+#[derive(Debug)]
+pub struct Watching {
+    announced: mpsc::UnboundedReceiver<String>,
+    directory: PathBuf,
+    patience: Duration,
+    condition: Condition,
+    figures: Figures,
+    unread: BTreeMap<String, Instant>,
+}
+
+impl Witness {
+    /// A witness and its task; files not opened within `patience` are reported.
+    #[must_use]
+    pub fn new(directory: &Path, patience: Duration, condition: Condition, figures: Figures) -> (Self, Watching) {
+        let (sender, announced) = mpsc::unbounded_channel();
+        // Until there is evidence against it, the runtime is trusted.
+        condition.ready();
+        let unread = BTreeMap::new();
+        (Self(sender), Watching { announced, directory: directory.to_owned(), patience, condition, figures, unread })
+    }
+
+    /// `file` will be written next.
+    pub fn announce(&self, file: String) {
+        // When the task is gone the process is ending.
+        let _ = self.0.send(file);
+    }
+}
+
+impl Watching {
+    /// Runs until `shutdown`.
+    pub async fn run(mut self, shutdown: Shutdown) {
+        let mut watch = self.watch();
+        loop {
+            if !watch.works() {
+                // The directory comes with the first file at the latest; nothing can be said about files written before.
+                self.unread.clear();
+                watch = self.watch();
+            }
+            let due =
+                self.unread.values().min().map_or(self.patience, |at| at.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(file) = self.announced.recv() => { self.unread.insert(file, Instant::now() + self.patience); }
+                names = watch.next(due) => self.opened(&names),
+            }
+            self.report_overdue();
+        }
+    }
+
+    fn watch(&self) -> DirectoryWatch {
+        DirectoryWatch::new(&self.directory, WatchFlags::OPEN)
+    }
+
+    fn opened(&mut self, names: &[String]) {
+        for name in names.iter().filter(|name| name.starts_with(PREFIX)) {
+            self.unread.remove(name);
+            self.condition.ready();
+        }
+    }
+
+    fn report_overdue(&mut self) {
+        let now = Instant::now();
+        let overdue: Vec<String> = self.unread.extract_if(.., |_, at| *at <= now).map(|(file, _)| file).collect();
+        for file in overdue {
+            let remedy = "no container runtime opened the CDI file of a starting container: it runs without its GPU; \
+                          switch CDI on (containerd 1.7: enable_cdi = true under io.containerd.grpc.v1.cri, with this directory in cdi_spec_dirs)";
+            tracing::error!(file, directory = ?self.directory, remedy);
+            self.figures.unread_bindings.inc();
+            self.condition.not_ready(format!("{file}: {remedy}"));
+        }
+    }
+}
