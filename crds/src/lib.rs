@@ -1,1 +1,43 @@
-//! Placeholder: replaced by the first commit of this crate.
+//! The custom resources of memboss as Rust types. The YAML that the chart installs is generated from them (`crdgen`). It may hold fields, their checks,
+//! and the way to and from the types of `memboss-core`; no rule.
+
+#![expect(unreachable_pub, reason = "what the derive makes is exported below by name")]
+
+mod common;
+mod memory_node;
+mod model_load;
+mod names;
+mod quantity;
+mod ram_lease;
+mod vram_lease;
+
+use kube::CustomResourceExt;
+
+pub use common::{Class, Epoch, Layout, Owner};
+pub use memory_node::{Gpu, Health, MemoryNode, MemoryNodeSpec, MemoryNodeStatus, Ram, Summary};
+pub use model_load::{
+    Format, ModelLoad, ModelLoadSpec, ModelLoadStatus, ModelOnNode, ModelPhase, ModelPlacement, Runtime, Source, Tier,
+};
+pub use names::{
+    AGENT, FINALIZER, FORCE_END, GATE, GROUP, INCARNATION, LEASED_LABEL, OPERATOR, PREFIX, RESOURCE, VERSION,
+};
+pub use quantity::{NotMemory, parse_mib, quantity};
+pub use ram_lease::{RamAllocation, RamLease, RamLeaseSpec, RamLeaseStatus, RamPlacement};
+pub use vram_lease::{
+    AllocatedGpu, Allocation, AllocationState, ContainerSlots, GpuAmount, GpuSelector, LeasePhase, Notice, Placement,
+    QueueStatus, Slot, Subject, Token, VramLease, VramLeaseSpec, VramLeaseStatus,
+};
+
+/// The definitions of all kinds, by the name of the file that each goes into.
+///
+/// # Errors
+/// When one cannot be written as YAML.
+pub fn definitions() -> Result<Vec<(&'static str, String)>, serde_saphyr::ser::Error> {
+    let yaml = |definition| serde_saphyr::to_string(&definition);
+    Ok(vec![
+        ("vramleases.yaml", yaml(VramLease::crd())?),
+        ("ramleases.yaml", yaml(RamLease::crd())?),
+        ("modelloads.yaml", yaml(ModelLoad::crd())?),
+        ("memorynodes.yaml", yaml(MemoryNode::crd())?),
+    ])
+}
