@@ -22,13 +22,14 @@ pub async fn follow(state: &State, socket: &Path, condition: &Condition, shutdow
         .without_max_times()
         .with_jitter();
     let mut pauses = schedule.build();
+    let mut said = String::new();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             end = stream(state, socket, condition) => match end {
                 // It worked for a while: start over with short pauses.
-                Ended::AfterLists(why) => { pauses = schedule.build(); report(condition, &why); }
-                Ended::Before(why) => report(condition, &why),
+                Ended::AfterLists(why) => { pauses = schedule.build(); said.clear(); report(condition, why, &mut said); }
+                Ended::Before(why) => report(condition, why, &mut said),
             },
         }
         tokio::select! {
@@ -64,7 +65,11 @@ async fn stream(state: &State, socket: &Path, condition: &Condition) -> Ended {
     }
 }
 
-fn report(condition: &Condition, why: &str) {
-    tracing::warn!(why, "the agent is away; advertising what was seen last");
+/// Once per reason: an agent that stays away is no news.
+fn report(condition: &Condition, why: String, said: &mut String) {
+    if *said != why {
+        tracing::warn!(why, "the agent is away; advertising what was seen last");
+        said.clone_from(&why);
+    }
     condition.not_ready(why);
 }

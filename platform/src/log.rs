@@ -1,6 +1,7 @@
 //! Sets up the process's log on stderr, once. The environment variable `MEMBOSS_LOG` overrules the filter given.
 
 use std::fmt;
+use std::io::IsTerminal as _;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
@@ -71,7 +72,10 @@ pub fn init(format: Format, filter: &str) -> Result<(), Failure> {
     let chosen = std::env::var(FILTER_VARIABLE).unwrap_or_else(|_| filter.to_owned());
     let directives =
         EnvFilter::try_new(&chosen).map_err(|source| Failure::ParseFilter { given: chosen.clone(), source })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(directives).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(directives)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         Format::Text => lines.try_init(),
         Format::Json => lines.json().flatten_event(true).try_init(),
