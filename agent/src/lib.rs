@@ -1,0 +1,10 @@
+//! The node agent: it sees this node's GPUs and pods, owns the node's ledger, admits what the operator proposes, tells holders, and frees only what
+//! it has seen free. One task owns the truth (`node/`); everything else talks to it through channels and reads what it publishes.
+
+pub mod attribution;
+pub mod health;
+pub mod node;
+pub mod order;
+pub mod probes;
+pub mod serve;
+pub mod store;

@@ -1,0 +1,222 @@
+//! What was seen of the GPUs, made into facts for the engine. It may close a GPU; it never frees a lease.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use memboss_core::{Closed, DrainScope, GpuFacts, GpuModel, GpuUuid, LeaseId, Mib, Moment, NodeFacts};
+
+use super::{Hold, Node, Observation, Severity};
+use crate::attribution::{GpuUse, Holder, attribute};
+use crate::health::{GpuHealth, Health};
+use crate::probes::nvml::{GpuReading, NoNvml, Sample, Usage};
+use crate::probes::processes::{Owner, PodUid};
+use crate::probes::xid::Xid;
+
+/// A GPU as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuState {
+    /// NVML's index.
+    pub index: u32,
+    /// Its model.
+    pub model: GpuModel,
+    /// All of its memory.
+    pub total: Mib,
+    /// What the driver keeps.
+    pub reserved: Mib,
+    /// How it is.
+    pub health: GpuHealth,
+    /// Who uses it, by the last reading.
+    pub usage: GpuUse,
+    /// The pods that had a process on it, by the last reading; `None` when the last attempt to read it failed.
+    pub present: Option<BTreeSet<PodUid>>,
+}
+
+impl Node {
+    pub(super) fn see(&mut self, observation: Observation, now: Moment) {
+        self.look_began = observation.began;
+        self.cgroups = observation.pods;
+        if let Some(ram) = observation.ram {
+            self.ram = ram;
+        }
+        match observation.reading {
+            Ok(sample) => self.see_gpus(&sample, &observation.owners, now),
+            Err(NoNvml::Load(why)) if self.gpus.is_empty() => tracing::debug!(why, "no GPUs"),
+            Err(error) => self.nvml_is_silent(&error.to_string(), now),
+        }
+        self.watch_cgroups();
+        self.tell_facts();
+        self.judge_use(now);
+    }
+
+    fn see_gpus(&mut self, sample: &Sample, owners: &BTreeMap<u32, Option<Owner>>, now: Moment) {
+        self.gpus_read = true;
+        let by_pod: BTreeMap<PodUid, LeaseId> =
+            self.holders.iter().map(|(lease, holder)| (holder.subject.pod.clone(), lease.clone())).collect();
+        let mut listed = BTreeSet::new();
+        for reading in &sample.gpus {
+            let Ok(uuid) = GpuUuid::new(reading.uuid.clone()) else { continue };
+            listed.insert(uuid.clone());
+            match &reading.usage {
+                Ok(usage) => self.see_gpu(&uuid, reading, usage, owners, &by_pod, now),
+                Err(why) => self.cannot_see(&uuid, why, now),
+            }
+        }
+        let missing: Vec<_> = self.gpus.keys().filter(|uuid| !listed.contains(*uuid)).cloned().collect();
+        for uuid in missing {
+            self.cannot_see(&uuid, "NVML does not list it any more", now);
+        }
+    }
+
+    fn see_gpu(
+        &mut self,
+        uuid: &GpuUuid,
+        reading: &GpuReading,
+        usage: &Usage,
+        owners: &BTreeMap<u32, Option<Owner>>,
+        by_pod: &BTreeMap<PodUid, LeaseId>,
+        now: Moment,
+    ) {
+        let Ok(model) = GpuModel::from_product(&reading.product) else { return };
+        let charged = self.charged_on(uuid);
+        let mut present = BTreeSet::new();
+        let holders: Vec<(Holder, Option<u64>)> = usage
+            .processes
+            .iter()
+            .map(|(pid, bytes)| {
+                let holder = match owners.get(pid).cloned().flatten() {
+                    Some(Owner::Pod(pod)) => {
+                        present.insert(pod.clone());
+                        match by_pod.get(&pod).filter(|lease| charged.contains_key(*lease)) {
+                            Some(lease) => Holder::Lease(lease.clone()),
+                            None => Holder::Stranger(pod),
+                        }
+                    }
+                    Some(Owner::Other) | None => Holder::Other,
+                };
+                (holder, *bytes)
+            })
+            .collect();
+        let fresh = GpuState {
+            index: reading.index,
+            model: model.clone(),
+            total: Mib::ZERO,
+            reserved: Mib::ZERO,
+            health: GpuHealth::default(),
+            usage: GpuUse::default(),
+            present: None,
+        };
+        let gpu = self.gpus.entry(uuid.clone()).or_insert(fresh);
+        let was = gpu.health.health();
+        gpu.index = reading.index;
+        gpu.model = model;
+        gpu.total = Mib::from_bytes_floor(usage.total);
+        gpu.reserved = Mib::from_bytes_ceil(usage.reserved);
+        gpu.usage = attribute(usage.used, &holders, &charged);
+        gpu.present = Some(present);
+        gpu.health.clean(now);
+        if was != Health::Healthy && gpu.health.health() == Health::Healthy {
+            self.tell(None, Severity::Normal, "GpuRecovered", format!("GPU {uuid} is well again"));
+        }
+    }
+
+    fn cannot_see(&mut self, uuid: &GpuUuid, why: &str, now: Moment) {
+        let recovery = self.settings.recovery;
+        let Some(gpu) = self.gpus.get_mut(uuid) else { return };
+        let was = gpu.health.health();
+        gpu.present = None;
+        gpu.health.unreadable(why, now, recovery);
+        if was != gpu.health.health() {
+            self.tell_lost(uuid, why);
+        }
+    }
+
+    pub(super) fn nvml_is_silent(&mut self, why: &str, now: Moment) {
+        let mut lost = Vec::new();
+        for (uuid, gpu) in &mut self.gpus {
+            let was = gpu.health.health();
+            gpu.present = None;
+            gpu.health.silent(why, now);
+            if was != gpu.health.health() {
+                lost.push(uuid.clone());
+            }
+        }
+        for uuid in &lost {
+            self.tell_lost(uuid, why);
+        }
+        self.tell_facts();
+    }
+
+    pub(super) fn xid(&mut self, xid: &Xid, now: Moment) {
+        let recovery = self.settings.recovery;
+        let Some((uuid, gpu)) = self.gpus.iter_mut().find(|(uuid, _)| uuid.as_str() == xid.uuid) else { return };
+        let (uuid, was) = (uuid.clone(), gpu.health.health());
+        gpu.health.reported(xid.number, now, recovery);
+        let is = gpu.health.health();
+        let message = format!("GPU {uuid} reported XID {}", xid.number);
+        self.tell(None, Severity::Warning, "GpuXid", message);
+        if was != is && is == Health::Lost {
+            self.tell_lost(&uuid, &format!("XID {}", xid.number));
+        }
+        self.tell_facts();
+    }
+
+    fn tell_lost(&mut self, uuid: &GpuUuid, why: &str) {
+        self.tell(None, Severity::Warning, "GpuLost", format!("GPU {uuid} is lost: {why}"));
+        for lease in self.charged_on(uuid).into_keys() {
+            let message = format!("its GPU {uuid} is lost ({why}); it stays charged until its memory is seen free");
+            self.tell(Some(&lease), Severity::Warning, "GpuLost", message);
+        }
+    }
+
+    /// What each lease holds of that GPU.
+    pub(super) fn charged_on(&self, uuid: &GpuUuid) -> BTreeMap<LeaseId, Mib> {
+        let charged = self.engine.leases().into_iter().filter(|lease| lease.phase.is_charged());
+        charged
+            .filter_map(|lease| {
+                let share = lease.placement?.gpus.into_iter().find(|share| share.uuid == *uuid)?;
+                Some((lease.id, share.memory))
+            })
+            .collect()
+    }
+
+    /// Hands the engine what is known now.
+    pub(super) fn tell_facts(&mut self) {
+        let gpus = self.gpus.iter().map(|(uuid, gpu)| GpuFacts {
+            uuid: uuid.clone(),
+            model: gpu.model.clone(),
+            leasable: self.settings.margin.leasable(gpu.total, gpu.reserved),
+            foreign: gpu.usage.foreign,
+            closed: gpu.health.closed().or(self.draining.1.contains(uuid).then_some(Closed::Draining)),
+        });
+        let charged = self.engine.ram(&self.settings.name).map(|(_, charged)| charged).unwrap_or_default();
+        let facts = NodeFacts {
+            name: self.settings.name.clone(),
+            gpus: gpus.collect(),
+            ram: self.ram.leasable(charged),
+            closed: match (&self.hold, self.draining.0) {
+                (Hold::Open, false) => None,
+                (Hold::Open, true) => Some(Closed::Draining),
+                _ => Some(Closed::Quarantine),
+            },
+        };
+        self.engine.set_node(&facts);
+    }
+
+    pub(super) fn drain(&mut self, node: bool, gpus: BTreeSet<GpuUuid>, now: Moment) {
+        let before = std::mem::replace(&mut self.draining, (node, gpus));
+        if before == self.draining {
+            return;
+        }
+        self.tell_facts();
+        let mut scopes = Vec::new();
+        if node && !before.0 {
+            scopes.push(DrainScope::Node(self.settings.name.clone()));
+        }
+        scopes.extend(self.draining.1.difference(&before.1).cloned().map(DrainScope::Gpu));
+        for scope in scopes {
+            match self.engine.drain(&scope, now) {
+                Ok(told) => tracing::info!(?scope, told = told.len(), "draining"),
+                Err(refused) => tracing::warn!(?scope, %refused, "cannot drain"),
+            }
+        }
+    }
+}

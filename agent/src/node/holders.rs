@@ -1,0 +1,312 @@
+//! What holders and the node's root processes ask for: to bind a container, to give memory back, to go.
+
+use memboss_core::{EndReason, LeaseId, Mib, Moment, Phase, Refused};
+use tokio::sync::oneshot;
+
+use super::{Hold, Node};
+use crate::health::Health;
+use crate::order::part_of;
+use crate::probes::processes::PodUid;
+
+/// A question, with the way to answer it. The answer goes out once the ledger that it rests on is written.
+#[derive(Debug)]
+pub enum Ask {
+    /// The GPUs of a container that is about to start.
+    Prepare {
+        /// Its pod's UID, if known.
+        uid: Option<PodUid>,
+        /// Its pod's namespace.
+        namespace: String,
+        /// Its pod's name.
+        name: String,
+        /// The container.
+        container: String,
+        /// The answer.
+        reply: oneshot::Sender<Result<Prepared, Denied>>,
+    },
+    /// Why a lease is where it is.
+    Explain {
+        /// Which.
+        lease: String,
+        /// The answer.
+        reply: oneshot::Sender<Result<Vec<String>, Denied>>,
+    },
+    /// A part is given back, or moved into host RAM.
+    GiveBack {
+        /// The pod that asks.
+        pod: PodUid,
+        /// What each slot is to hold.
+        memory: Vec<Mib>,
+        /// The RAM to charge for it.
+        into_ram: Mib,
+        /// The notice that it heeds; empty for none.
+        notice: String,
+        /// The answer, when the memory was seen free.
+        reply: oneshot::Sender<Result<LeaseId, Denied>>,
+    },
+    /// The holder goes.
+    Leave {
+        /// The pod that asks.
+        pod: PodUid,
+        /// The notice that it heeds; empty for none.
+        notice: String,
+        /// The answer.
+        reply: oneshot::Sender<Result<LeaseId, Denied>>,
+    },
+}
+
+/// A container's binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// The lease.
+    pub lease: LeaseId,
+    /// Its GPUs in slot order: UUID, index, amount.
+    pub gpus: Vec<(String, u32, Mib)>,
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// There is no such thing here.
+    #[error("{0}")]
+    NotFound(String),
+    /// Not in this state; perhaps later.
+    #[error("{0}")]
+    NotNow(String),
+    /// The rules say no.
+    #[error("{0}")]
+    Refused(Refused),
+    /// The memory was not seen free in time.
+    #[error("{0}")]
+    TimedOut(String),
+}
+
+/// A part that a holder is about to give back.
+pub(crate) struct Give {
+    lease: LeaseId,
+    memory: Vec<Mib>,
+    into_ram: Mib,
+    pub(crate) asked: Moment,
+    pub(crate) until: Moment,
+    reply: oneshot::Sender<Result<LeaseId, Denied>>,
+}
+
+impl Node {
+    pub(super) fn ask(&mut self, ask: Ask, now: Moment) {
+        match ask {
+            Ask::Prepare { uid, namespace, name, container, reply } => {
+                let answer = self.prepare(uid.as_ref(), &namespace, &name, &container, now);
+                self.answer(reply, answer);
+            }
+            Ask::Explain { lease, reply } => {
+                let answer = self.explain(&lease, now);
+                self.answer(reply, answer);
+            }
+            Ask::GiveBack { pod, memory, into_ram, notice, reply } => {
+                match self.begin_to_give(&pod, &memory, into_ram, &notice, now) {
+                    Ok((lease, until)) => {
+                        self.gives.push(Give { lease, memory, into_ram, asked: now, until, reply });
+                    }
+                    Err(denied) => self.answer(reply, Err(denied)),
+                }
+            }
+            Ask::Leave { pod, notice, reply } => {
+                let answer = self.leave(&pod, &notice);
+                self.answer(reply, answer);
+            }
+        }
+    }
+
+    fn answer<T: Send + 'static>(&mut self, reply: oneshot::Sender<T>, answer: T) {
+        // Whoever asked may have gone.
+        self.answers.push(Box::new(move || drop(reply.send(answer))));
+    }
+
+    fn prepare(
+        &mut self,
+        uid: Option<&PodUid>,
+        namespace: &str,
+        name: &str,
+        container: &str,
+        now: Moment,
+    ) -> Result<Prepared, Denied> {
+        let lease = self.lease_of(uid, namespace, name)?;
+        if let Some(why) = self.lost_gpu_of(&lease) {
+            return Err(Denied::NotNow(why));
+        }
+        self.engine.activate(&lease, now).map_err(|refused| {
+            let lines = self.engine.explain(&lease, now).unwrap_or_default();
+            Denied::NotNow(format!("{refused}; {}", lines.join("; ")))
+        })?;
+        let view = self.engine.lease(&lease).ok_or_else(|| Denied::Refused(Refused::UnknownLease(lease.clone())))?;
+        let shares = view.placement.map(|placement| placement.gpus).unwrap_or_default();
+        let amounts: Vec<Mib> = shares.iter().map(|share| share.memory).collect();
+        let state = |at: usize| shares.get(at).and_then(|share| self.gpus.get(&share.uuid));
+        let leasable: Vec<Mib> = (0..shares.len())
+            .map(|at| state(at).map(|gpu| self.settings.margin.leasable(gpu.total, gpu.reserved)).unwrap_or_default())
+            .collect();
+        let slots = self.holders.get(&lease).and_then(|holder| holder.containers.get(container));
+        let gpus = part_of(slots, &amounts, &leasable)
+            .into_iter()
+            .map(|(at, memory)| (shares[at].uuid.to_string(), state(at).map_or(0, |gpu| gpu.index), memory))
+            .collect();
+        Ok(Prepared { lease, gpus })
+    }
+
+    /// The lease of that pod; by name only where the UID is not known, and then of the pod that lives.
+    fn lease_of(&self, uid: Option<&PodUid>, namespace: &str, name: &str) -> Result<LeaseId, Denied> {
+        let live: Vec<&PodUid> = self
+            .pods
+            .values()
+            .filter(|pod| pod.namespace == namespace && pod.name == name && pod.state == super::PodState::Live)
+            .map(|pod| &pod.uid)
+            .collect();
+        // The kubelet tells no UID; of two pods with one name only the later one can be about to start.
+        let uid = uid.or(if let [only] = live.as_slice() { Some(*only) } else { None });
+        let named = |subject: &crate::order::Subject| match uid {
+            Some(uid) => subject.pod == *uid,
+            None => subject.namespace == namespace && subject.name == name,
+        };
+        let found: Vec<_> = self.holders.iter().filter(|(_, holder)| named(&holder.subject)).collect();
+        if let [(lease, _)] = found.as_slice() {
+            return Ok((*lease).clone());
+        }
+        if found.len() > 1 {
+            return Err(Denied::NotNow(format!("several leases name a pod {namespace}/{name}: its UID is needed")));
+        }
+        let ordered = self.orders.values().find(|order| named(&order.subject));
+        match (ordered, &self.hold) {
+            (Some(order), _) => {
+                let lease = &order.request.id;
+                let why = match (self.refused.get(lease), self.ended.get(lease)) {
+                    (Some(refused), _) => format!("was refused here: {}", refused.why),
+                    (_, Some(ended)) => format!("has ended: {}", ended.reason),
+                    _ => "is not admitted yet".to_owned(),
+                };
+                Err(Denied::NotNow(format!("lease {lease} {why}")))
+            }
+            (None, Hold::Open) => Err(Denied::NotFound(format!("no lease on this node names pod {namespace}/{name}"))),
+            (None, _) => Err(Denied::NotNow("the ledger of this node is being rebuilt".to_owned())),
+        }
+    }
+
+    fn lost_gpu_of(&self, lease: &LeaseId) -> Option<String> {
+        let placement = self.engine.lease(lease)?.placement?;
+        placement.gpus.iter().find_map(|share| {
+            let gpu = self.gpus.get(&share.uuid)?;
+            let lost = gpu.health.health() == Health::Lost;
+            lost.then(|| format!("GPU {} is lost: {}", share.uuid, gpu.health.reason()))
+        })
+    }
+
+    fn explain(&self, lease: &str, now: Moment) -> Result<Vec<String>, Denied> {
+        let id = LeaseId::new(lease).map_err(|bad| Denied::NotFound(bad.to_string()))?;
+        if let Some(refused) = self.refused.get(&id) {
+            return Ok(vec![format!("{id} was refused: {}", refused.why)]);
+        }
+        if let Some(ended) = self.ended.get(&id) {
+            return Ok(vec![format!("{id} has ended: {}", ended.reason)]);
+        }
+        self.engine.explain(&id, now).map_err(|refused| Denied::NotFound(refused.to_string()))
+    }
+
+    fn held_by(&self, pod: &PodUid) -> Result<LeaseId, Denied> {
+        let found = self.holders.iter().find(|(_, holder)| holder.subject.pod == *pod);
+        found.map(|(lease, _)| lease.clone()).ok_or_else(|| Denied::NotFound(format!("pod {pod} holds no lease here")))
+    }
+
+    fn check_notice(&self, lease: &LeaseId, notice: &str) -> Result<(), Denied> {
+        let current = self.engine.lease(lease).and_then(|view| super::view::notice_id(&view));
+        if notice.is_empty() || current.as_deref() == Some(notice) {
+            Ok(())
+        } else {
+            Err(Denied::NotNow(format!("notice {notice} stands no longer: watch for what holds now")))
+        }
+    }
+
+    fn begin_to_give(
+        &mut self,
+        pod: &PodUid,
+        memory: &[Mib],
+        into_ram: Mib,
+        notice: &str,
+        now: Moment,
+    ) -> Result<(LeaseId, Moment), Denied> {
+        let lease = self.held_by(pod)?;
+        self.check_notice(&lease, notice)?;
+        let view = self.engine.lease(&lease).ok_or_else(|| Denied::Refused(Refused::UnknownLease(lease.clone())))?;
+        let until = match &view.phase {
+            Phase::Revoking { notice, .. } => notice.deadline,
+            Phase::Active { .. } => now.after(self.settings.give_back),
+            phase => return Err(Denied::NotNow(format!("lease {lease} is {}", phase.name()))),
+        };
+        let shares = view.placement.map(|placement| placement.gpus).unwrap_or_default();
+        if memory.len() != shares.len() {
+            return Err(Denied::Refused(Refused::MisfitPlacement { slots: shares.len() }));
+        }
+        let grown = shares.iter().zip(memory).position(|(share, wants)| *wants > share.memory);
+        if let Some(slot) = grown {
+            let (has, wants) = (shares[slot].memory, memory[slot]);
+            return Err(Denied::Refused(Refused::Grows { slot, has, wants }));
+        }
+        if self.gives.iter().any(|give| give.lease == lease) {
+            return Err(Denied::NotNow(format!("lease {lease} is giving memory back already")));
+        }
+        if !into_ram.is_zero() {
+            self.engine.reserve_ram(&lease, into_ram).map_err(Denied::Refused)?;
+        }
+        Ok((lease, until))
+    }
+
+    /// Gives that the last look showed done are taken into the ledger; those that took too long fail.
+    pub(super) fn settle_gives(&mut self, now: Moment) {
+        for give in std::mem::take(&mut self.gives) {
+            let phase = self.engine.lease(&give.lease).map(|view| view.phase);
+            let held = matches!(phase, Some(Phase::Active { .. } | Phase::Revoking { .. }));
+            if held && self.is_given(&give) {
+                let ram = self.ram_of(&give.lease);
+                let done = self.engine.shrink(&give.lease, &give.memory, ram).map_err(Denied::Refused);
+                let lease = give.lease.clone();
+                self.tell_facts();
+                self.decide(now);
+                self.answer(give.reply, done.map(|()| lease));
+            } else if !held || now >= give.until {
+                self.take_ram_back(&give);
+                let why = format!("lease {} did not get down to what it said it would in time", give.lease);
+                self.answer(give.reply, Err(Denied::TimedOut(why)));
+            } else {
+                self.gives.push(give);
+            }
+        }
+    }
+
+    fn is_given(&self, give: &Give) -> bool {
+        let readable = self.engine.lease(&give.lease).and_then(|view| view.placement).is_some_and(|placement| {
+            placement.gpus.iter().all(|share| self.gpus.get(&share.uuid).is_some_and(|gpu| gpu.present.is_some()))
+        });
+        let used = self.used_by(&give.lease);
+        readable && self.look_began >= give.asked && used.iter().zip(&give.memory).all(|(used, target)| used <= target)
+    }
+
+    fn ram_of(&self, lease: &LeaseId) -> Mib {
+        self.engine.lease(lease).and_then(|view| view.placement).map(|placement| placement.ram).unwrap_or_default()
+    }
+
+    fn take_ram_back(&mut self, give: &Give) {
+        if give.into_ram.is_zero() {
+            return;
+        }
+        let Some(placement) = self.engine.lease(&give.lease).and_then(|view| view.placement) else { return };
+        let same: Vec<Mib> = placement.gpus.iter().map(|share| share.memory).collect();
+        if let Err(refused) = self.engine.shrink(&give.lease, &same, placement.ram.minus(give.into_ram)) {
+            tracing::warn!(lease = %give.lease, %refused, "cannot take back the RAM of an offload that failed");
+        }
+    }
+
+    fn leave(&mut self, pod: &PodUid, notice: &str) -> Result<LeaseId, Denied> {
+        let lease = self.held_by(pod)?;
+        self.check_notice(&lease, notice)?;
+        self.engine.stop(&lease, EndReason::Released).map_err(Denied::Refused)?;
+        Ok(lease)
+    }
+}

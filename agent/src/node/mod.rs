@@ -1,0 +1,426 @@
+//! One node's truth: the rules engine, what was seen, what was ordered. [`Node`] is its single owner and takes in one input at a time; it does no
+//! input or output itself and has no clock, so that any history can be played in a test. `task.rs` runs it.
+//!
+//! - what was seen of GPUs: `facts.rs`; who is gone and what is free: `observe.rs`
+//! - placements: `orders.rs`; after a restart or a loss: `recover.rs`
+//! - what holders ask: `holders.rs`; what others are shown: `view.rs`
+
+mod facts;
+mod holders;
+mod observe;
+mod orders;
+mod recover;
+pub mod task;
+
+pub mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use memboss_core::{
+    Decision, EndReason, Engine, GpuUuid, LeaseId, Mib, Moment, NodeName, Phase, Policy, Refused, Span, Token,
+};
+
+use crate::health::Recovery;
+use crate::order::{Answered, Epoch, Order};
+use crate::probes::meminfo::Ram;
+use crate::probes::nvml::{NoNvml, Sample};
+use crate::probes::processes::{Owner, PodUid};
+use crate::probes::xid::Xid;
+use crate::store::{Ended, Holder, KnownGpu, Ledger};
+
+pub use facts::GpuState;
+pub use holders::{Ask, Denied, Prepared};
+
+/// The settings of a node.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its name.
+    pub name: NodeName,
+    /// The present boot.
+    pub boot_id: String,
+    /// What of each GPU is never leased.
+    pub margin: Margin,
+    /// The numbers of the rules.
+    pub policy: Policy,
+    /// When a GPU counts as well again.
+    pub recovery: Recovery,
+    /// Whether an API server knows leases that this node may have lost.
+    pub cluster: Cluster,
+    /// After how long above its lease a holder is ended, by class from BATCH; never where nothing is said.
+    pub over_lease: [Option<Span>; 5],
+    /// How long a holder may take to give back what it said it would.
+    pub give_back: Span,
+}
+
+/// Whether there is an API server to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cluster {
+    /// There is.
+    Kubernetes,
+    /// The agent is alone.
+    None,
+}
+
+/// The part of a GPU that is never leased: what the driver needs beside what it says that it keeps, and what page rounding takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Margin {
+    /// At least so much.
+    pub least: Mib,
+    /// At least that part of the whole, in percent.
+    pub percent: u64,
+}
+
+impl Default for Margin {
+    /// 256 MiB is one unit and covers a context of the driver's own; 1 % grows with what large GPUs lose to rounding and retired pages.
+    fn default() -> Self {
+        Self { least: Mib::from_mib(256), percent: 1 }
+    }
+}
+
+impl Margin {
+    /// What can be leased of a GPU.
+    #[must_use]
+    pub fn leasable(self, total: Mib, reserved: Mib) -> Mib {
+        total.minus(reserved).minus(self.least.max(Mib::from_mib(total.mib().saturating_mul(self.percent) / 100)))
+    }
+}
+
+/// One look at the node: the pods first, then the GPUs, so that a pod that is gone in it had nothing left to start with.
+#[derive(Debug)]
+pub struct Observation {
+    /// When it began.
+    pub began: Moment,
+    /// Pods that have a cgroup; `None` when that cannot be told.
+    pub pods: Option<BTreeSet<PodUid>>,
+    /// The GPUs, or why they cannot be seen.
+    pub reading: Result<Sample, NoNvml>,
+    /// Whose the processes on them are; `None` for one that is gone.
+    pub owners: BTreeMap<u32, Option<Owner>>,
+    /// Host memory, if it can be read.
+    pub ram: Option<Ram>,
+}
+
+/// What the API server says of a pod on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodFact {
+    /// Its UID.
+    pub uid: PodUid,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// How it is.
+    pub state: PodState,
+}
+
+/// How a pod is, as the API server says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodState {
+    /// It runs, or will.
+    Live,
+    /// It is being deleted.
+    Leaving,
+    /// It has succeeded or failed, or is gone.
+    Over,
+}
+
+/// What a node takes in.
+#[derive(Debug)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// A look at the node.
+    Seen(Box<Observation>),
+    /// NVML has not answered for too long.
+    NvmlSilent,
+    /// A GPU reported an error.
+    Xid(Xid),
+    /// All placements on this node.
+    Orders(Vec<Order>),
+    /// One placement, new or changed.
+    Order(Box<Order>),
+    /// A lease whose object is gone or went to another node.
+    OrderGone(LeaseId),
+    /// All pods of leases on this node.
+    Pods(Vec<PodFact>),
+    /// One pod, new or changed.
+    Pod(PodFact),
+    /// What the API server says that the installation is.
+    Incarnation(String),
+    /// The administrator's wish.
+    Drain {
+        /// The whole node.
+        node: bool,
+        /// These GPUs.
+        gpus: BTreeSet<GpuUuid>,
+    },
+    /// Somebody on the node asks.
+    Ask(Ask),
+}
+
+/// Why nothing is granted on the node for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Nothing stands in the way.
+    Open,
+    /// The machine was booted, or this is the first start: leases of pods that are bound here come first.
+    Rebuilding(&'static str),
+    /// The ledger of this boot was lost.
+    Quarantine,
+}
+
+/// A placement that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RefusedOrder {
+    pub(crate) answered: Answered,
+    pub(crate) epoch: Epoch,
+    pub(crate) why: Refused,
+}
+
+/// Something that people should know of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// The lease that it is about, if it is about one.
+    pub lease: Option<LeaseId>,
+    /// Its name.
+    pub reason: String,
+    /// The sentence.
+    pub message: String,
+    /// Whether somebody should do something.
+    pub severity: Severity,
+}
+
+/// Whether news is bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// As it should be.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+/// Counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Grants.
+    pub grants: u64,
+    /// Notices.
+    pub notices: u64,
+    /// Refusals by name.
+    pub refusals: BTreeMap<&'static str, u64>,
+    /// Ends by reason.
+    pub ends: BTreeMap<&'static str, u64>,
+}
+
+/// One node.
+pub struct Node {
+    pub(crate) settings: Settings,
+    pub(crate) engine: Engine,
+    pub(crate) agent_epoch: u32,
+    pub(crate) floor: Option<Epoch>,
+    pub(crate) hold: Hold,
+    pub(crate) gpus: BTreeMap<GpuUuid, GpuState>,
+    pub(crate) gpus_read: bool,
+    pub(crate) ram: Ram,
+    pub(crate) holders: BTreeMap<LeaseId, Holder>,
+    pub(crate) ended: BTreeMap<LeaseId, Ended>,
+    pub(crate) refused: BTreeMap<LeaseId, RefusedOrder>,
+    pub(crate) orders: BTreeMap<LeaseId, Order>,
+    pub(crate) orders_known: bool,
+    pub(crate) pods: BTreeMap<PodUid, PodFact>,
+    pub(crate) pods_known: bool,
+    /// The last look at the pods' cgroups.
+    pub(crate) cgroups: Option<BTreeSet<PodUid>>,
+    /// When the last look began.
+    pub(crate) look_began: Moment,
+    /// Since when a lease is stopping: only a look that began later shows its memory free.
+    pub(crate) stopping_since: BTreeMap<LeaseId, Moment>,
+    /// Since when a lease uses more than it holds.
+    pub(crate) over_since: BTreeMap<LeaseId, Moment>,
+    pub(crate) strangers: BTreeSet<PodUid>,
+    pub(crate) gives: Vec<holders::Give>,
+    pub(crate) draining: (bool, BTreeSet<GpuUuid>),
+    pub(crate) wants_incarnation: bool,
+    pub(crate) news: Vec<News>,
+    pub(crate) counters: Counters,
+    answers: Vec<Answer>,
+}
+
+/// An answer that may go out once the ledger is written.
+type Answer = Box<dyn FnOnce() + Send>;
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("name", &self.settings.name).field("hold", &self.hold).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Takes in one thing and does all that follows from it.
+    pub fn step(&mut self, input: Input, now: Moment) {
+        match input {
+            Input::Tick => {}
+            Input::Seen(observation) => self.see(*observation, now),
+            Input::NvmlSilent => self.nvml_is_silent("NVML does not answer", now),
+            Input::Xid(xid) => self.xid(&xid, now),
+            Input::Orders(orders) => self.take_orders(orders),
+            Input::Order(order) => drop(self.orders.insert(order.request.id.clone(), *order)),
+            Input::OrderGone(lease) => drop(self.orders.remove(&lease)),
+            Input::Pods(pods) => self.take_pods(pods),
+            Input::Pod(pod) => self.take_pod(pod),
+            Input::Incarnation(incarnation) => self.learn_incarnation(&incarnation),
+            Input::Drain { node, gpus } => self.drain(node, gpus, now),
+            Input::Ask(ask) => self.ask(ask, now),
+        }
+        self.rebuild_if_due(now);
+        self.end_what_is_free();
+        self.reconcile_orders(now);
+        self.decide(now);
+        self.settle_gives(now);
+        self.note_stopping(now);
+    }
+
+    /// Whether something has begun to stop since the last look, so that looking at once is worth it.
+    #[must_use]
+    pub fn wants_look(&self) -> bool {
+        self.stopping_since.values().any(|since| *since > self.look_began)
+            || self.gives.iter().any(|give| give.asked > self.look_began)
+    }
+
+    /// When to step again though nothing comes in.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Moment> {
+        self.engine.next_wake().into_iter().chain(self.gives.iter().map(|give| give.until)).min()
+    }
+
+    /// Whether something is on its way, so that looking more often is worth it.
+    #[must_use]
+    pub fn is_in_transition(&self) -> bool {
+        let moving = self.engine.leases().iter().any(|lease| !matches!(lease.phase, Phase::Active { .. }));
+        let leaving = self.pods.values().any(|pod| {
+            pod.state != PodState::Live && self.holders.values().any(|holder| holder.subject.pod == pod.uid)
+        });
+        moving || leaving || !self.gives.is_empty() || self.hold != Hold::Open
+    }
+
+    /// All that must outlive the process.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        let known = |(uuid, gpu): (&GpuUuid, &GpuState)| KnownGpu {
+            uuid: uuid.clone(),
+            index: gpu.index,
+            model: gpu.model.clone(),
+            total: gpu.total,
+            reserved: gpu.reserved,
+        };
+        Ledger {
+            boot_id: self.settings.boot_id.clone(),
+            agent_epoch: self.agent_epoch,
+            token: self.engine.last_token(),
+            floor: self.floor.clone(),
+            gpus: self.gpus.iter().map(known).collect(),
+            records: self.engine.records(),
+            holders: self.holders.clone(),
+            ended: self.ended.clone(),
+        }
+    }
+
+    /// The answers that may go out once the ledger is written.
+    #[must_use]
+    pub fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// What people should know of.
+    #[must_use]
+    pub fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whether the API server should be asked which installation it is.
+    #[must_use]
+    pub const fn wants_incarnation(&self) -> bool {
+        self.wants_incarnation
+    }
+
+    /// The present boot.
+    #[must_use]
+    pub fn boot_id(&self) -> &str {
+        &self.settings.boot_id
+    }
+
+    /// The newest leader seen.
+    #[must_use]
+    pub const fn floor(&self) -> Option<&Epoch> {
+        self.floor.as_ref()
+    }
+
+    fn decide(&mut self, now: Moment) {
+        for decision in self.engine.decide(now) {
+            match decision {
+                Decision::Grant { lease, token, .. } => {
+                    self.counters.grants += 1;
+                    tracing::info!(%lease, epoch = token.epoch, sequence = token.sequence, "reserved");
+                }
+                Decision::Claim { lease, victims, .. } => {
+                    tracing::info!(%lease, victims = victims.len(), "memory is on its way");
+                }
+                Decision::Notice { lease, notice } => {
+                    self.counters.notices += 1;
+                    let whom = notice.preemptor.as_ref().map_or("", LeaseId::as_str).to_owned();
+                    let within = notice.deadline.since(now);
+                    tracing::info!(%lease, preemptor = whom, %within, reason = %notice.reason, "notice");
+                }
+                Decision::Spare { lease } => tracing::info!(%lease, "spared"),
+                Decision::Stop { lease, reason } => tracing::info!(%lease, %reason, "time is up"),
+                Decision::Wait { lease, why } => tracing::info!(%lease, reason = why.name(), "waits"),
+            }
+        }
+    }
+
+    fn tell(&mut self, lease: Option<&LeaseId>, severity: Severity, reason: &str, message: String) {
+        tracing::info!(lease = lease.map_or("", LeaseId::as_str), reason, "{message}");
+        self.news.push(News { lease: lease.cloned(), reason: reason.to_owned(), message, severity });
+    }
+
+    /// A lease is to go: what waits ends at once, what is charged when its memory is seen free.
+    fn release(&mut self, lease: &LeaseId, reason: EndReason) {
+        match self.engine.lease(lease).map(|view| view.phase) {
+            Some(Phase::Waiting) => self.end(lease, reason),
+            Some(_) => {
+                if let Err(refused) = self.engine.stop(lease, reason) {
+                    tracing::error!(%lease, %refused, "cannot be stopped");
+                }
+            }
+            None => drop(self.holders.remove(lease)),
+        }
+    }
+
+    /// A lease is over.
+    fn end(&mut self, lease: &LeaseId, reason: EndReason) {
+        let before = self.engine.lease(lease);
+        let Ok(reason) = self.engine.end(lease, reason) else { return };
+        *self.counters.ends.entry(reason.name()).or_default() += 1;
+        tracing::info!(%lease, %reason, "ended: its memory is free");
+        self.over_since.remove(lease);
+        if let (Some(holder), Some(before)) = (self.holders.remove(lease), before) {
+            let gpus = before.placement.map(|placement| placement.gpus).unwrap_or_default();
+            let ended = Ended { answered: holder.answered, reason, gpus, token: before.token };
+            if self.settings.cluster == Cluster::Kubernetes {
+                self.ended.insert(lease.clone(), ended);
+            }
+        }
+    }
+
+    fn next_token(&self) -> Token {
+        let last = self.engine.last_token();
+        if last.epoch == self.agent_epoch {
+            Token { epoch: last.epoch, sequence: last.sequence + 1 }
+        } else {
+            Token { epoch: self.agent_epoch, sequence: 1 }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

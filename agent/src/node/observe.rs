@@ -1,0 +1,148 @@
+//! Who is gone, and whose memory is free. Memory counts as free only when NVML was read and shows no process of the pod, and the pod's cgroup is
+//! gone; no timer frees anything.
+
+use std::collections::BTreeSet;
+
+use memboss_core::{EndReason, LeaseId, Mib, Moment, Phase};
+
+use super::{Node, PodFact, PodState, Severity};
+use crate::probes::processes::PodUid;
+
+impl Node {
+    /// Notes whose cgroup is there; a holder whose cgroup was there and is gone has exited.
+    pub(super) fn watch_cgroups(&mut self) {
+        let Some(cgroups) = &self.cgroups else { return };
+        let mut exited = Vec::new();
+        for (lease, holder) in &mut self.holders {
+            if cgroups.contains(&holder.subject.pod) {
+                holder.cgroup_seen = true;
+            } else if holder.cgroup_seen {
+                exited.push(lease.clone());
+            }
+        }
+        for lease in exited {
+            self.stop_if_held(&lease, EndReason::Exited);
+            // The look itself is the proof that nothing of the pod is left to start anything.
+            self.stopping_since.entry(lease).or_insert(self.look_began);
+        }
+    }
+
+    /// Notes since when what is stopping has been stopping.
+    pub(super) fn note_stopping(&mut self, now: Moment) {
+        let stopping: BTreeSet<LeaseId> = self
+            .engine
+            .leases()
+            .into_iter()
+            .filter(|lease| matches!(lease.phase, Phase::Stopping { .. }))
+            .map(|lease| lease.id)
+            .collect();
+        self.stopping_since.retain(|lease, _| stopping.contains(lease));
+        for lease in stopping {
+            self.stopping_since.entry(lease).or_insert(now);
+        }
+    }
+
+    fn stop_if_held(&mut self, lease: &LeaseId, reason: EndReason) {
+        let phase = self.engine.lease(lease).map(|view| view.phase);
+        if matches!(phase, Some(Phase::Reserved { .. } | Phase::Active { .. } | Phase::Revoking { .. })) {
+            self.release(lease, reason);
+        }
+    }
+
+    pub(super) fn take_pods(&mut self, pods: Vec<PodFact>) {
+        let now_there: BTreeSet<PodUid> = pods.iter().map(|pod| pod.uid.clone()).collect();
+        let gone: Vec<PodFact> = self.pods.values().filter(|pod| !now_there.contains(&pod.uid)).cloned().collect();
+        self.pods_known = true;
+        for pod in gone {
+            self.take_pod(PodFact { state: PodState::Over, ..pod });
+        }
+        for pod in pods {
+            self.take_pod(pod);
+        }
+    }
+
+    /// A hint: a pod that is over starts to stop, but it is charged until its memory is seen free.
+    pub(super) fn take_pod(&mut self, pod: PodFact) {
+        if pod.state == PodState::Over {
+            let held: Vec<_> = self
+                .holders
+                .iter()
+                .filter(|(_, holder)| holder.subject.pod == pod.uid)
+                .map(|(lease, _)| lease.clone())
+                .collect();
+            for lease in held {
+                self.stop_if_held(&lease, EndReason::Exited);
+            }
+            self.pods.remove(&pod.uid);
+        } else {
+            self.pods.insert(pod.uid.clone(), pod);
+        }
+    }
+
+    /// Ends every lease that is stopping and whose memory the last look showed free.
+    pub(super) fn end_what_is_free(&mut self) {
+        let stopping = self.engine.leases().into_iter().filter_map(|lease| match lease.phase {
+            Phase::Stopping { reason } => Some((lease.id, reason)),
+            _ => None,
+        });
+        let free: Vec<_> = stopping.filter(|(lease, _)| self.is_seen_free(lease)).collect();
+        for (lease, reason) in free {
+            self.end(&lease, reason);
+        }
+    }
+
+    fn is_seen_free(&self, lease: &LeaseId) -> bool {
+        let (Some(holder), Some(view)) = (self.holders.get(lease), self.engine.lease(lease)) else { return false };
+        let pod = &holder.subject.pod;
+        if self.stopping_since.get(lease).is_none_or(|since| *since > self.look_began) {
+            return false;
+        }
+        let cgroup_gone = self.cgroups.as_ref().is_some_and(|pods| !pods.contains(pod));
+        let unused = view.placement.iter().flat_map(|placement| &placement.gpus).all(|share| {
+            let gpu = self.gpus.get(&share.uuid);
+            gpu.and_then(|gpu| gpu.present.as_ref()).is_some_and(|present| !present.contains(pod))
+        });
+        cgroup_gone && unused
+    }
+
+    /// What a lease's holder uses, slot by slot.
+    pub(crate) fn used_by(&self, lease: &LeaseId) -> Vec<Mib> {
+        let shares = self.engine.lease(lease).and_then(|view| view.placement).map(|p| p.gpus).unwrap_or_default();
+        let used = |uuid| self.gpus.get(uuid).and_then(|gpu| gpu.usage.leases.get(lease)).copied().unwrap_or_default();
+        shares.iter().map(|share| used(&share.uuid)).collect()
+    }
+
+    /// Use above a lease and use without one: told when it begins; ended after its class's time, if it has one.
+    pub(super) fn judge_use(&mut self, now: Moment) {
+        let views = self.engine.leases();
+        let charged = views.iter().filter(|lease| lease.phase.is_charged());
+        let mut over = Vec::new();
+        for lease in charged {
+            let shares = lease.placement.as_ref().map(|p| p.gpus.as_slice()).unwrap_or_default();
+            let used = self.used_by(&lease.id);
+            if shares.iter().zip(&used).any(|(share, used)| *used > share.memory) {
+                let leased: Mib = shares.iter().map(|share| share.memory).sum();
+                over.push((lease.id.clone(), lease.class, used.into_iter().sum::<Mib>(), leased));
+            }
+        }
+        let names: BTreeSet<_> = over.iter().map(|(lease, ..)| lease.clone()).collect();
+        self.over_since.retain(|lease, _| names.contains(lease));
+        for (lease, class, used, leased) in over {
+            if !self.over_since.contains_key(&lease) {
+                self.over_since.insert(lease.clone(), now);
+                let message = format!("uses {used} of GPU memory and leased {leased}: what is above counts as foreign");
+                self.tell(Some(&lease), Severity::Warning, "OverLease", message);
+            }
+            let since = self.over_since.get(&lease).copied().unwrap_or(now);
+            if self.settings.over_lease[class.rank()].is_some_and(|limit| now.since(since) >= limit) {
+                self.stop_if_held(&lease, EndReason::OverLease);
+            }
+        }
+        let strangers: BTreeSet<_> = self.gpus.values().flat_map(|gpu| gpu.usage.strangers.keys().cloned()).collect();
+        for pod in strangers.difference(&self.strangers.clone()) {
+            let message = format!("pod {pod} uses GPU memory that it has not leased");
+            self.tell(None, Severity::Warning, "UseWithoutLease", message);
+        }
+        self.strangers = strangers;
+    }
+}

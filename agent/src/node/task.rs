@@ -1,0 +1,277 @@
+//! Runs a [`Node`]: looks at the machine when it is time, hands in what comes, writes the ledger, and only then answers and publishes.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use memboss_core::Moment;
+use memboss_platform::shutdown::Shutdown;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::view::Snapshot;
+use super::{Input, News, Node, Observation};
+use crate::order::Epoch;
+use crate::probes::nvml::{Prober, Reading};
+use crate::probes::pods::PodCgroups;
+use crate::probes::processes::{PodUid, Processes};
+use crate::probes::xid::Xid;
+use crate::probes::{clock, meminfo};
+use crate::store::{Ledger, Marker, Store};
+
+/// How often to look.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// When nothing is on its way.
+    pub idle: Duration,
+    /// When something is.
+    pub transition: Duration,
+    /// When NVML counts as not answering.
+    pub silent_after: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(2),
+            transition: Duration::from_millis(500),
+            silent_after: Duration::from_secs(3),
+        }
+    }
+}
+
+/// What the machine is seen with.
+#[derive(Debug)]
+pub struct Eyes {
+    /// Reads GPUs.
+    pub prober: Prober,
+    /// What it read.
+    pub readings: mpsc::UnboundedReceiver<Reading>,
+    /// Errors that GPUs report.
+    pub xids: mpsc::UnboundedReceiver<Xid>,
+    /// Whose processes are.
+    pub processes: Processes,
+    /// Which pods have a cgroup.
+    pub cgroups: PodCgroups,
+    /// Host memory.
+    pub meminfo: PathBuf,
+    /// How often to look.
+    pub pace: Pace,
+}
+
+/// The ways in and out of the task.
+#[derive(Debug)]
+pub struct Doors {
+    /// What comes in.
+    pub inputs: mpsc::Receiver<Input>,
+    /// What is published.
+    pub snapshots: watch::Sender<Arc<Snapshot>>,
+    /// What people should know of.
+    pub news: mpsc::UnboundedSender<News>,
+}
+
+/// The files of the task.
+#[derive(Debug)]
+pub struct Files {
+    /// The ledger, on tmpfs.
+    pub ledger: Store,
+    /// The marker, on persistent disk.
+    pub marker: Store,
+}
+
+struct Look {
+    began: Moment,
+    asked: Instant,
+    pods: Option<BTreeSet<PodUid>>,
+}
+
+struct Task {
+    node: Node,
+    eyes: Eyes,
+    doors: Doors,
+    files: Files,
+    look: Option<Look>,
+    next_look: Instant,
+    written: Option<Ledger>,
+    marked: Option<Marker>,
+    digest: [u8; 8],
+    dead: bool,
+}
+
+/// Runs the node until `shutdown`.
+///
+/// # Errors
+/// When the thread that reads NVML has ended: nothing can be seen any more.
+pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: Shutdown) -> anyhow::Result<()> {
+    let next_look = Instant::now();
+    let mut task = Task {
+        node,
+        eyes,
+        doors,
+        files,
+        look: None,
+        next_look,
+        written: None,
+        marked: None,
+        digest: [0; 8],
+        dead: false,
+    };
+    task.after_step();
+    loop {
+        let wake = task.next_wake();
+        let input = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            input = task.doors.inputs.recv() => match input {
+                Some(input) => input,
+                None => return Ok(()),
+            },
+            reading = task.eyes.readings.recv() => match reading {
+                Some(reading) => task.observed(reading),
+                None => anyhow::bail!("the NVML thread has ended"),
+            },
+            Some(xid) = task.eyes.xids.recv() => Input::Xid(xid),
+            () = tokio::time::sleep_until(wake) => task.on_time(),
+        };
+        task.step(input);
+        // What came at once is written and published at once.
+        while let Ok(input) = task.doors.inputs.try_recv() {
+            task.step(input);
+        }
+        task.after_step();
+        if task.dead {
+            anyhow::bail!("the NVML thread has ended");
+        }
+    }
+}
+
+impl Task {
+    fn step(&mut self, input: Input) {
+        self.node.step(input, clock::now());
+    }
+
+    fn next_wake(&self) -> Instant {
+        let look = match &self.look {
+            Some(look) => look.asked + self.eyes.pace.silent_after,
+            None => self.next_look,
+        };
+        let due = self.node.next_wake().map(|due| {
+            Instant::now() + Duration::from_millis(due.since(clock::now()).millis().saturating_add(1))
+        });
+        due.map_or(look, |due| due.min(look))
+    }
+
+    /// A deadline has passed: it is time to look, NVML is late, or the engine has something due.
+    fn on_time(&mut self) -> Input {
+        let now = Instant::now();
+        let silent_after = self.eyes.pace.silent_after;
+        match &mut self.look {
+            Some(look) if now >= look.asked + silent_after => {
+                look.asked = now;
+                Input::NvmlSilent
+            }
+            Some(_) => Input::Tick,
+            None => {
+                if now >= self.next_look {
+                    self.begin_look();
+                }
+                Input::Tick
+            }
+        }
+    }
+
+    /// The pods first, then the GPUs: see [`Observation`].
+    fn begin_look(&mut self) {
+        let began = clock::now();
+        let pods = match self.eyes.cgroups.observe() {
+            Ok(pods) => Some(pods),
+            Err(error) => {
+                tracing::debug!(%error, "cannot tell which pods are here");
+                None
+            }
+        };
+        self.dead |= !self.eyes.prober.request();
+        self.look = Some(Look { began, asked: Instant::now(), pods });
+    }
+
+    fn observed(&mut self, reading: Reading) -> Input {
+        let Some(look) = self.look.take() else { return Input::Tick };
+        let pids: BTreeSet<u32> = match &reading {
+            Ok(sample) => {
+                sample.gpus.iter().filter_map(|gpu| gpu.usage.as_ref().ok()).flat_map(|u| u.processes.keys()).copied().collect()
+            }
+            Err(_) => BTreeSet::new(),
+        };
+        let owners: BTreeMap<_, _> = pids.iter().map(|pid| (*pid, self.eyes.processes.owner(*pid))).collect();
+        if reading.is_ok() {
+            self.eyes.processes.keep_only(&pids);
+        }
+        let ram = meminfo::observe(&self.eyes.meminfo).ok();
+        Input::Seen(Box::new(Observation { began: look.began, pods: look.pods, reading, owners, ram }))
+    }
+
+    /// Writes what changed, then answers and publishes; what could not be written is told to nobody.
+    fn after_step(&mut self) {
+        if !self.write() {
+            self.next_look = Instant::now() + Duration::from_secs(1);
+            return;
+        }
+        let snapshot = Arc::new(self.node.snapshot(self.digest));
+        self.doors.snapshots.send_replace(snapshot);
+        for answer in self.node.take_answers() {
+            answer();
+        }
+        for news in self.node.take_news() {
+            // Without Kubernetes nobody listens; the log has it.
+            let _ = self.doors.news.send(news);
+        }
+        if self.look.is_none() {
+            self.plan_look();
+        }
+    }
+
+    fn plan_look(&mut self) {
+        if self.node.wants_look() {
+            self.begin_look();
+            return;
+        }
+        let pace = if self.node.is_in_transition() { self.eyes.pace.transition } else { self.eyes.pace.idle };
+        let at = Instant::now() + pace;
+        // A look that is planned already and still ahead is not put off by whatever came in.
+        self.next_look = if self.next_look > Instant::now() { self.next_look.min(at) } else { at };
+    }
+
+    fn write(&mut self) -> bool {
+        let ledger = self.node.ledger();
+        if self.written.as_ref() == Some(&ledger) {
+            return true;
+        }
+        if let Err(error) = self.write_marker(ledger.floor.as_ref(), ledger.agent_epoch) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the marker cannot be written");
+        }
+        match self.files.ledger.write(&ledger) {
+            Ok(()) => {
+                let digest = Sha256::digest(serde_json::to_vec(&ledger.records).unwrap_or_default());
+                self.digest.copy_from_slice(&digest[..8]);
+                self.written = Some(ledger);
+                true
+            }
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "nothing is granted until the ledger is written");
+                false
+            }
+        }
+    }
+
+    fn write_marker(&mut self, floor: Option<&Epoch>, agent_epoch: u32) -> Result<(), crate::store::Failure> {
+        let boot_id = self.node.boot_id().to_owned();
+        let marker = Marker { boot_id, agent_epoch, floor: floor.cloned() };
+        if self.marked.as_ref() != Some(&marker) {
+            self.files.marker.write(&marker)?;
+            self.marked = Some(marker);
+        }
+        Ok(())
+    }
+}

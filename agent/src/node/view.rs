@@ -1,0 +1,289 @@
+//! What others are shown of a node: plain data, made anew after each step. Nothing here changes anything.
+
+use std::collections::BTreeMap;
+
+use memboss_core::{Class, GpuUuid, LeaseId, Mib, Moment, Phase, Token};
+
+use super::{Counters, Hold, Node};
+use crate::health::Health;
+use crate::order::{Answered, State, Subject};
+use crate::store::hex;
+
+/// A node as it stands.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Its name.
+    pub node: String,
+    /// Its boot.
+    pub boot_id: String,
+    /// The agent's start, counted.
+    pub agent_epoch: u32,
+    /// Why nothing is granted, if so.
+    pub hold: Option<String>,
+    /// GPU by GPU, in NVML's order.
+    pub gpus: Vec<GpuSeen>,
+    /// Host memory.
+    pub ram: RamSeen,
+    /// Every lease that is known here.
+    pub leases: BTreeMap<LeaseId, LeaseSeen>,
+    /// Counted since the start.
+    pub counters: Counters,
+    /// The digest of the ledger.
+    pub digest: String,
+    /// Whether the API server should be asked which installation it is.
+    pub wants_incarnation: bool,
+}
+
+/// A GPU as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuSeen {
+    /// Its UUID.
+    pub uuid: GpuUuid,
+    /// NVML's index.
+    pub index: u32,
+    /// Its model.
+    pub model: String,
+    /// All of its memory.
+    pub total: Mib,
+    /// What the driver keeps.
+    pub reserved: Mib,
+    /// What can be leased when nothing else uses it.
+    pub leasable: Mib,
+    /// What is charged.
+    pub leased: Mib,
+    /// What no lease explains.
+    pub foreign: Mib,
+    /// What is in use.
+    pub used: Mib,
+    /// What is free.
+    pub free: Mib,
+    /// How it is.
+    pub health: Health,
+    /// Why, unless it is well.
+    pub health_reason: String,
+}
+
+/// Host memory as it stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RamSeen {
+    /// All there is.
+    pub total: Mib,
+    /// What is available.
+    pub available: Mib,
+    /// What can be leased.
+    pub leasable: Mib,
+    /// What is charged.
+    pub leased: Mib,
+}
+
+/// A lease as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseSeen {
+    /// The placement that this answers.
+    pub answered: Answered,
+    /// Who holds it; not known of one that is refused or over.
+    pub subject: Option<Subject>,
+    /// Its class; not known of one that is refused or over.
+    pub class: Option<Class>,
+    /// Its state.
+    pub state: State,
+    /// Slot by slot: GPU, index, model, amount.
+    pub gpus: Vec<(GpuUuid, u32, String, Mib)>,
+    /// Host RAM.
+    pub ram: Mib,
+    /// The proof of its grant.
+    pub token: Token,
+    /// What its holder was told.
+    pub notice: Option<NoticeSeen>,
+    /// The name of the reason for the state.
+    pub reason: Option<String>,
+    /// The reason in a sentence.
+    pub message: Option<String>,
+    /// What its holder uses, slot by slot.
+    pub used: Vec<Mib>,
+    /// It uses more than it holds.
+    pub over: bool,
+}
+
+/// A notice as its holder is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoticeSeen {
+    /// Names it.
+    pub id: String,
+    /// For whom.
+    pub preemptor: Option<String>,
+    /// The preemptor's class.
+    pub class: Option<Class>,
+    /// Why.
+    pub reason: &'static str,
+    /// What must become free on each slot.
+    pub needed: Vec<Mib>,
+    /// When the next rung is due.
+    pub deadline: Moment,
+}
+
+/// What names a notice: the grant and its deadline, which stay while parts of it are met.
+pub(crate) fn notice_id(view: &memboss_core::LeaseView) -> Option<String> {
+    match &view.phase {
+        Phase::Revoking { notice, .. } => {
+            Some(format!("{}.{}-{}", view.token.epoch, view.token.sequence, notice.deadline.millis()))
+        }
+        _ => None,
+    }
+}
+
+impl Node {
+    /// The node as it stands; `digest` is the ledger's.
+    #[must_use]
+    pub fn snapshot(&self, digest: [u8; 8]) -> Snapshot {
+        Snapshot {
+            node: self.settings.name.to_string(),
+            boot_id: self.settings.boot_id.clone(),
+            agent_epoch: self.agent_epoch,
+            hold: self.hold_reason(),
+            gpus: self.gpus_seen(),
+            ram: self.ram_seen(),
+            leases: self.leases_seen(),
+            counters: self.counters.clone(),
+            digest: hex(&digest),
+            wants_incarnation: self.wants_incarnation,
+        }
+    }
+
+    fn hold_reason(&self) -> Option<String> {
+        match &self.hold {
+            Hold::Open if self.draining.0 => Some("draining".to_owned()),
+            Hold::Open => None,
+            Hold::Rebuilding(why) => Some(format!("rebuilding: {why}")),
+            Hold::Quarantine => Some("quarantine: the ledger of this boot is lost and is being rebuilt".to_owned()),
+        }
+    }
+
+    fn gpus_seen(&self) -> Vec<GpuSeen> {
+        let views = self.engine.gpus();
+        let mut seen: Vec<GpuSeen> = self
+            .gpus
+            .iter()
+            .map(|(uuid, gpu)| {
+                let view = views.iter().find(|view| view.uuid == *uuid);
+                GpuSeen {
+                    uuid: uuid.clone(),
+                    index: gpu.index,
+                    model: gpu.model.as_str().to_owned(),
+                    total: gpu.total,
+                    reserved: gpu.reserved,
+                    leasable: self.settings.margin.leasable(gpu.total, gpu.reserved),
+                    leased: view.map(|view| view.leased).unwrap_or_default(),
+                    foreign: gpu.usage.foreign,
+                    used: gpu.usage.used,
+                    free: view.map(|view| view.free).unwrap_or_default(),
+                    health: gpu.health.health(),
+                    health_reason: gpu.health.reason().to_owned(),
+                }
+            })
+            .collect();
+        seen.sort_by_key(|gpu| gpu.index);
+        seen
+    }
+
+    fn ram_seen(&self) -> RamSeen {
+        let (leasable, leased) = self.engine.ram(&self.settings.name).unwrap_or_default();
+        RamSeen { total: self.ram.total, available: self.ram.available, leasable, leased }
+    }
+
+    fn leases_seen(&self) -> BTreeMap<LeaseId, LeaseSeen> {
+        let mut leases = BTreeMap::new();
+        for (id, refused) in &self.refused {
+            let why = (refused.why.name().to_owned(), refused.why.to_string());
+            leases.insert(id.clone(), closed(&refused.answered, State::Refused, why));
+        }
+        for (id, ended) in &self.ended {
+            let why = (ended.reason.name().to_owned(), end_message(ended.reason.name()));
+            let mut seen = closed(&ended.answered, State::Ended, why);
+            seen.token = ended.token;
+            seen.gpus = ended.gpus.iter().map(|share| self.share_seen(&share.uuid, share.memory)).collect();
+            leases.insert(id.clone(), seen);
+        }
+        for (id, holder) in &self.holders {
+            if let Some(view) = self.engine.lease(id) {
+                leases.insert(id.clone(), self.held_seen(holder, &view));
+            }
+        }
+        leases
+    }
+
+    fn share_seen(&self, uuid: &GpuUuid, memory: Mib) -> (GpuUuid, u32, String, Mib) {
+        let gpu = self.gpus.get(uuid);
+        (uuid.clone(), gpu.map_or(0, |gpu| gpu.index), gpu.map(|gpu| gpu.model.to_string()).unwrap_or_default(), memory)
+    }
+
+    fn held_seen(&self, holder: &crate::store::Holder, view: &memboss_core::LeaseView) -> LeaseSeen {
+        let claimed = view.placement.is_some();
+        let (state, reason) = match &view.phase {
+            Phase::Waiting if claimed => (State::Claimed, None),
+            Phase::Waiting => (State::Waiting, None),
+            Phase::Reserved { .. } => (State::Reserved, None),
+            Phase::Active { .. } => (State::Active, None),
+            Phase::Revoking { notice, .. } => (State::Revoking, Some(notice.reason.name())),
+            Phase::Stopping { reason } => (State::Stopping, Some(reason.name())),
+            Phase::Ended(reason) => (State::Ended, Some(reason.name())),
+        };
+        let shares = view.placement.as_ref().map(|placement| placement.gpus.as_slice()).unwrap_or_default();
+        let lost = shares.iter().find(|share| {
+            self.gpus.get(&share.uuid).is_some_and(|gpu| gpu.health.health() == Health::Lost)
+        });
+        let (reason, message) = match (reason, &view.why, lost) {
+            (Some(reason), ..) => (Some(reason.to_owned()), None),
+            (None, Some(why), _) => (Some(why.name().to_owned()), Some(why.to_string())),
+            (None, None, Some(share)) => (Some("GpuLost".to_owned()), Some(format!("its GPU {} is lost", share.uuid))),
+            (None, None, None) => (None, None),
+        };
+        LeaseSeen {
+            answered: holder.answered.clone(),
+            subject: Some(holder.subject.clone()),
+            class: Some(view.class),
+            state,
+            gpus: shares.iter().map(|share| self.share_seen(&share.uuid, share.memory)).collect(),
+            ram: view.placement.as_ref().map(|placement| placement.ram).unwrap_or_default(),
+            token: view.token,
+            notice: notice_seen(view),
+            reason,
+            message,
+            used: if view.phase.is_charged() { self.used_by(&view.id) } else { Vec::new() },
+            over: self.over_since.contains_key(&view.id),
+        }
+    }
+}
+
+fn notice_seen(view: &memboss_core::LeaseView) -> Option<NoticeSeen> {
+    let Phase::Revoking { notice, .. } = &view.phase else { return None };
+    Some(NoticeSeen {
+        id: notice_id(view)?,
+        preemptor: notice.preemptor.as_ref().map(ToString::to_string),
+        class: notice.class,
+        reason: notice.reason.name(),
+        needed: notice.needed.clone(),
+        deadline: notice.deadline,
+    })
+}
+
+fn closed(answered: &Answered, state: State, why: (String, String)) -> LeaseSeen {
+    LeaseSeen {
+        answered: answered.clone(),
+        subject: None,
+        class: None,
+        state,
+        gpus: Vec::new(),
+        ram: Mib::ZERO,
+        token: Token::default(),
+        notice: None,
+        reason: Some(why.0),
+        message: Some(why.1),
+        used: Vec::new(),
+        over: false,
+    }
+}
+
+fn end_message(reason: &str) -> String {
+    format!("ended ({reason}): its memory was seen free")
+}

@@ -1,0 +1,39 @@
+//! What can be seen of the node: GPUs, processes, pods' cgroups, memory, clock. Probes read; they decide nothing and remember only what makes
+//! the next reading cheaper.
+
+pub mod clock;
+pub mod meminfo;
+pub mod nvml;
+pub mod pods;
+pub mod processes;
+pub mod xid;
+
+use std::path::PathBuf;
+
+/// Something of the node could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unreadable {
+    /// A file.
+    #[error("failed to read {path:?}: is the node's file system mounted there?")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that does not say what it should.
+    #[error("failed to find {what} in {path:?}")]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What was looked for.
+        what: &'static str,
+    },
+}
+
+/// Reads a small file of the node.
+pub(crate) fn read(path: &std::path::Path) -> Result<String, Unreadable> {
+    std::fs::read_to_string(path).map_err(|source| Unreadable::File { path: path.to_owned(), source })
+}

@@ -1,0 +1,211 @@
+//! Which pod a process belongs to, by its cgroup. It never looks at a name that the process could choose itself: the search runs from the
+//! kubepods root downward and takes the first pod directory, so that a nested cgroup that looks like a pod's cannot stand in for one.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::{Unreadable, read};
+
+/// A pod's UID.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct PodUid(pub String);
+
+impl std::fmt::Display for PodUid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whose a process is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A pod's.
+    Pod(PodUid),
+    /// Nobody's that we know.
+    Other,
+}
+
+/// Reads processes below one `/proc`. Remembers what it found for as long as the process lives: a process cannot leave its pod.
+#[derive(Debug)]
+pub struct Processes {
+    proc_root: PathBuf,
+    known: HashMap<u32, (u64, Owner)>,
+}
+
+impl Processes {
+    /// Reads below that directory.
+    #[must_use]
+    pub fn new(proc_root: impl Into<PathBuf>) -> Self {
+        Self { proc_root: proc_root.into(), known: HashMap::new() }
+    }
+
+    /// Whose that process is, or was when it could last be told: a driver may show a process for a moment after its end. `None` when that was
+    /// never known.
+    pub fn owner(&mut self, pid: u32) -> Option<Owner> {
+        let Ok(started) = self.start_time(pid) else {
+            return self.known.get(&pid).map(|(_, owner)| owner.clone());
+        };
+        if let Some((at, owner)) = self.known.get(&pid)
+            && *at == started
+        {
+            return Some(owner.clone());
+        }
+        let owner = owner_of(&self.proc_root, pid).ok()?;
+        // The pid may have been given to another process while its cgroup was read.
+        if self.start_time(pid).ok()? != started {
+            return None;
+        }
+        self.known.insert(pid, (started, owner.clone()));
+        Some(owner)
+    }
+
+    /// Forgets all but those processes.
+    pub fn keep_only(&mut self, pids: &std::collections::BTreeSet<u32>) {
+        self.known.retain(|pid, _| pids.contains(pid));
+    }
+
+    fn start_time(&self, pid: u32) -> Result<u64, Unreadable> {
+        start_time(&self.proc_root, pid)
+    }
+}
+
+/// The pod of a process that has just connected, read twice so that a pid that was given on is noticed.
+///
+/// # Errors
+/// When the process is gone or `/proc` cannot be read.
+pub fn identify(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {
+    let started = start_time(proc_root, pid)?;
+    let owner = owner_of(proc_root, pid)?;
+    if start_time(proc_root, pid)? == started {
+        Ok(owner)
+    } else {
+        Err(Unreadable::Content { path: proc_root.join(pid.to_string()), what: "the process that connected" })
+    }
+}
+
+fn owner_of(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {
+    let text = read(&proc_root.join(pid.to_string()).join("cgroup"))?;
+    Ok(pod_of(&text).map_or(Owner::Other, Owner::Pod))
+}
+
+fn start_time(proc_root: &Path, pid: u32) -> Result<u64, Unreadable> {
+    let path = proc_root.join(pid.to_string()).join("stat");
+    let stat = read(&path)?;
+    // The name stands in parentheses and may hold anything, also parentheses and spaces; the fields follow the last one.
+    stat.rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19))
+        .and_then(|field| field.parse().ok())
+        .ok_or(Unreadable::Content { path, what: "the start time" })
+}
+
+/// The pod that a `/proc/<pid>/cgroup` file names, whichever hierarchy or driver: the first line that leads into a pod.
+#[must_use]
+pub fn pod_of(cgroup_file: &str) -> Option<PodUid> {
+    cgroup_file.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(pod_in_path)
+}
+
+/// The pod directory on a cgroup path, searched from the kubepods root downward.
+fn pod_in_path(path: &str) -> Option<PodUid> {
+    let mut parts = path.split('/').filter(|part| !part.is_empty()).skip_while(|part| !is_kubepods(part));
+    parts.next()?;
+    // Straight below it (guaranteed), or below one directory of a quality of service.
+    let first = parts.next()?;
+    pod_directory(first).or_else(|| if is_quality(first) { parts.next().and_then(pod_directory) } else { None })
+}
+
+/// Whether that is the directory below which a kubelet keeps its pods, with any driver's spelling.
+#[must_use]
+pub fn is_kubepods(name: &str) -> bool {
+    let name = name.strip_suffix(".slice").unwrap_or(name);
+    name == "kubepods" || name.ends_with("-kubepods")
+}
+
+/// Whether that is the directory of a quality-of-service class below the kubepods root.
+#[must_use]
+pub fn is_quality(name: &str) -> bool {
+    let name = name.strip_suffix(".slice").unwrap_or(name);
+    ["burstable", "besteffort"].iter().any(|class| name == *class || name.ends_with(&format!("kubepods-{class}")))
+}
+
+/// The pod whose directory that is: `pod<uid>` (cgroupfs) or `…kubepods…-pod<uid with underscores>.slice` (systemd).
+#[must_use]
+pub fn pod_directory(name: &str) -> Option<PodUid> {
+    let uid = match name.strip_suffix(".slice") {
+        Some(unit) => unit.rsplit_once("-pod").filter(|(before, _)| before.contains("kubepods"))?.1.replace('_', "-"),
+        None => name.strip_prefix("pod")?.to_owned(),
+    };
+    let fits = !uid.is_empty() && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    fits.then_some(PodUid(uid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
+
+    fn found(text: &str) -> Option<String> {
+        pod_of(text).map(|uid| uid.0)
+    }
+
+    #[test]
+    fn a_pod_is_found_in_both_hierarchies_and_with_both_drivers() {
+        let under = UID.replace('-', "_");
+        for text in [
+            format!("0::/kubepods/burstable/pod{UID}/abc123"),
+            format!("0::/kubepods/pod{UID}/abc123"),
+            format!("0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{under}.slice/cri-containerd-abc.scope"),
+            format!("0::/kubepods.slice/kubepods-pod{under}.slice/cri-containerd-abc.scope"),
+            format!("0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{under}.slice/x"),
+            format!("9:name=systemd:/\n8:pids:/testbed/n1/kubepods/besteffort/pod{UID}/abc\n4:memory:/testbed/n1/kubepods/besteffort/pod{UID}/abc\n0::/"),
+            format!("0::/../../kubepods/burstable/pod{UID}/abc"),
+        ] {
+            assert_eq!(found(&text).as_deref(), Some(UID), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_pod_is_none() {
+        for text in [
+            "0::/system.slice/containerd.service",
+            "0::/",
+            "",
+            "garbage",
+            &format!("0::/user.slice/pod{UID}/x"),
+            "0::/kubepods/burstable",
+            "0::/kubepods/burstable/podx y",
+            &format!("0::/kubepods/other/pod{UID}"),
+        ] {
+            assert_eq!(found(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_nested_directory_cannot_stand_in_for_another_pod() {
+        let text = format!("0::/kubepods/burstable/pod{UID}/abc/kubepods/burstable/podffffffff-0000-0000-0000-000000000000/x");
+        assert_eq!(found(&text).as_deref(), Some(UID));
+    }
+
+    #[test]
+    fn a_process_is_told_from_the_next_one_with_its_pid() {
+        let proc = tempfile::tempdir().unwrap();
+        let write = |start: &str, cgroup: &str| {
+            let dir = proc.path().join("7");
+            std::fs::create_dir_all(&dir).unwrap();
+            let fields = "S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0";
+            std::fs::write(dir.join("stat"), format!("7 (a) b) {fields} {start} 0 0")).unwrap();
+            std::fs::write(dir.join("cgroup"), cgroup).unwrap();
+        };
+        let mut processes = Processes::new(proc.path());
+        assert_eq!(processes.owner(7), None);
+        write("100", &format!("0::/kubepods/pod{UID}/a"));
+        assert_eq!(processes.owner(7), Some(Owner::Pod(PodUid(UID.to_owned()))));
+        write("200", "0::/system.slice");
+        assert_eq!(processes.owner(7), Some(Owner::Other));
+        std::fs::remove_dir_all(proc.path().join("7")).unwrap();
+        assert_eq!(processes.owner(7), Some(Owner::Other), "shown for a moment after its end");
+        processes.keep_only(&[].into());
+        assert_eq!(processes.owner(7), None);
+    }
+}

@@ -1,0 +1,139 @@
+//! The agent's two Unix sockets: `Node` for root's own processes on the node, `Workload` for containers that hold a lease. They translate between
+//! messages and the node's task; they decide nothing.
+
+mod message;
+mod node_service;
+mod peer;
+mod workload_service;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memboss_agent_api::v1::node_server::NodeServer;
+use memboss_agent_api::v1::workload_server::WorkloadServer;
+use memboss_platform::shutdown::Shutdown;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::Status;
+use tonic::transport::Server;
+
+use crate::node::view::Snapshot;
+use crate::node::{Denied, Input};
+use memboss_core::Refused;
+
+/// What both services need of the node's task.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// Where questions go.
+    pub inputs: mpsc::Sender<Input>,
+    /// What was published last.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Where processes are looked up.
+    pub proc_root: PathBuf,
+}
+
+/// A socket could not be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// It cannot be made.
+    #[error("failed to listen on {path:?}: is the directory writable, and is no other agent running?")]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It ended by itself.
+    #[error("failed to go on serving {path:?}")]
+    Serve {
+        /// Where.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// Whom a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// The node's own root processes.
+    Root,
+    /// Any container that has its directory.
+    Containers,
+}
+
+/// Makes a socket, in the place of one that an earlier agent left.
+///
+/// # Errors
+/// [`Failure::Listen`].
+pub fn listen(path: &Path, audience: Audience) -> Result<UnixListener, Failure> {
+    let failed = |source| Failure::Listen { path: path.to_owned(), source };
+    let (directory_mode, socket_mode) = match audience {
+        Audience::Root => (0o700, 0o600),
+        Audience::Containers => (0o755, 0o666),
+    };
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        std::fs::set_permissions(directory, PermissionsExt::from_mode(directory_mode)).map_err(failed)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(socket_mode)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Serves the service `Node` until `shutdown`.
+///
+/// # Errors
+/// [`Failure::Serve`].
+pub async fn node(listener: UnixListener, path: PathBuf, desk: Desk, shutdown: Shutdown) -> Result<(), Failure> {
+    let service = NodeServer::new(node_service::Service { desk, shutdown: shutdown.clone() });
+    Server::builder()
+        .add_service(service)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
+        .await
+        .map_err(|source| Failure::Serve { path, source })
+}
+
+/// Serves the service `Workload` until `shutdown`.
+///
+/// # Errors
+/// [`Failure::Serve`].
+pub async fn workload(listener: UnixListener, path: PathBuf, desk: Desk, shutdown: Shutdown) -> Result<(), Failure> {
+    let service = WorkloadServer::new(workload_service::Service { desk, shutdown: shutdown.clone() });
+    Server::builder()
+        .add_service(service)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
+        .await
+        .map_err(|source| Failure::Serve { path, source })
+}
+
+/// A refusal in gRPC's words.
+fn status(denied: &Denied) -> Status {
+    let message = denied.to_string();
+    match denied {
+        Denied::NotFound(_) => Status::not_found(message),
+        Denied::NotNow(_) => Status::failed_precondition(message),
+        Denied::TimedOut(_) => Status::deadline_exceeded(message),
+        Denied::Refused(refused) => match refused {
+            Refused::NoRoom { .. } => Status::resource_exhausted(message),
+            Refused::UnknownLease(_) => Status::not_found(message),
+            Refused::Grows { .. } | Refused::MisfitPlacement { .. } | Refused::AsksNothing => {
+                Status::invalid_argument(message)
+            }
+            _ => Status::failed_precondition(message),
+        },
+    }
+}
+
+fn ending() -> Status {
+    Status::unavailable("the agent is ending: connect again")
+}

@@ -1,0 +1,87 @@
+//! The service `Node`: binding a container, the ledger as it stands, explanations.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _};
+use memboss_agent_api::v1;
+use memboss_agent_api::v1::node_server::Node;
+use memboss_platform::shutdown::Shutdown;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+use super::{Desk, ending, message, status};
+use crate::node::{Ask, Denied, Input};
+use crate::probes::clock;
+use crate::probes::processes::PodUid;
+
+pub(super) struct Service {
+    pub(super) desk: Desk,
+    pub(super) shutdown: Shutdown,
+}
+
+type GpuStream = Pin<Box<dyn Stream<Item = Result<v1::GpuList, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Node for Service {
+    async fn prepare(&self, request: Request<v1::PrepareRequest>) -> Result<Response<v1::PrepareResponse>, Status> {
+        let request = request.into_inner();
+        if request.pod_uid.is_empty() && (request.pod_namespace.is_empty() || request.pod_name.is_empty()) {
+            return Err(Status::invalid_argument("a pod's UID, or its namespace and name, are needed"));
+        }
+        let uid = (!request.pod_uid.is_empty()).then(|| PodUid(request.pod_uid.clone()));
+        let prepared = ask(&self.desk, |reply| Ask::Prepare {
+            uid,
+            namespace: request.pod_namespace,
+            name: request.pod_name,
+            container: request.container,
+            reply,
+        })
+        .await?;
+        let gpus = prepared.gpus.into_iter().map(|(uuid, index, memory)| v1::GpuShare {
+            uuid,
+            index,
+            memory_mib: memory.mib(),
+        });
+        Ok(Response::new(v1::PrepareResponse { lease: prepared.lease.to_string(), gpus: gpus.collect() }))
+    }
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        let snapshot = self.desk.snapshots.borrow().clone();
+        let now = clock::now();
+        Ok(Response::new(v1::StatusResponse {
+            node: snapshot.node.clone(),
+            gpus: Some(message::gpu_list(&snapshot)),
+            ram: Some(message::ram(&snapshot.ram)),
+            leases: snapshot.leases.iter().map(|(id, seen)| message::lease(id, seen, now)).collect(),
+            boot_id: snapshot.boot_id.clone(),
+            agent_epoch: snapshot.agent_epoch,
+        }))
+    }
+
+    type WatchGpusStream = GpuStream;
+
+    async fn watch_gpus(&self, _: Request<v1::WatchGpusRequest>) -> Result<Response<GpuStream>, Status> {
+        let lists = WatchStream::new(self.desk.snapshots.clone()).map(|snapshot| Arc::new(message::gpu_list(&snapshot)));
+        Ok(Response::new(Box::pin(
+            super::workload_service::changes(lists).take_until(self.shutdown.clone().cancelled_owned()).map(|list| Ok((*list).clone())),
+        )))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        let lease = request.into_inner().lease;
+        let lines = ask(&self.desk, |reply| Ask::Explain { lease, reply }).await?;
+        Ok(Response::new(v1::ExplainResponse { lines }))
+    }
+}
+
+/// Asks the node's task and waits for its answer.
+pub(super) async fn ask<T>(
+    desk: &Desk,
+    make: impl FnOnce(oneshot::Sender<Result<T, Denied>>) -> Ask,
+) -> Result<T, Status> {
+    let (reply, answer) = oneshot::channel();
+    desk.inputs.send(Input::Ask(make(reply))).await.map_err(|_| ending())?;
+    answer.await.map_err(|_| ending())?.map_err(|denied| status(&denied))
+}

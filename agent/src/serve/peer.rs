@@ -1,0 +1,27 @@
+//! Who is at the other end of a socket, by the kernel alone: never by a name that the caller sends.
+
+use std::path::Path;
+
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Extensions, Status};
+
+use crate::probes::processes::{Owner, PodUid, identify};
+
+/// The pod of the process that made the connection.
+///
+/// # Errors
+/// `PERMISSION_DENIED`, with why.
+pub(super) fn pod(extensions: &Extensions, proc_root: &Path) -> Result<PodUid, Status> {
+    let pid = extensions
+        .get::<UdsConnectInfo>()
+        .and_then(|info| info.peer_cred)
+        .and_then(|credentials| credentials.pid())
+        .and_then(|pid| u32::try_from(pid).ok())
+        .filter(|pid| *pid != 0)
+        .ok_or_else(|| Status::permission_denied("the kernel does not tell which process connected: the agent must share the host's pid namespace"))?;
+    match identify(proc_root, pid) {
+        Ok(Owner::Pod(pod)) => Ok(pod),
+        Ok(Owner::Other) => Err(Status::permission_denied(format!("process {pid} belongs to no pod: only pods hold leases here"))),
+        Err(error) => Err(Status::permission_denied(format!("process {pid} cannot be identified: {error}"))),
+    }
+}

@@ -1,0 +1,278 @@
+//! The ledger's file on tmpfs and the marker on persistent disk. A file is replaced as a whole, never changed; one that is torn, foreign or old is
+//! recognised and set aside, and what then is to be done is decided here, in `judge`.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use memboss_core::{EndReason, GpuModel, GpuShare, GpuUuid, LeaseId, LeaseRecord, Mib, Token};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+
+use crate::order::{Answered, ContainerSlots, Epoch, Subject};
+
+/// The version of both files' form.
+const VERSION: u32 = 1;
+
+/// All that must outlive the agent's process, but not the boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// The boot it belongs to.
+    pub boot_id: String,
+    /// The agent's start, counted.
+    pub agent_epoch: u32,
+    /// The newest token.
+    pub token: Token,
+    /// The newest leader seen.
+    pub floor: Option<Epoch>,
+    /// The GPUs as they were last seen, so that their leases can be adopted before NVML answers.
+    pub gpus: Vec<KnownGpu>,
+    /// The engine's leases.
+    pub records: Vec<LeaseRecord>,
+    /// What the agent knows of each beside that.
+    pub holders: BTreeMap<LeaseId, Holder>,
+    /// What has ended and is not yet known to everybody.
+    pub ended: BTreeMap<LeaseId, Ended>,
+}
+
+/// A GPU as it was last seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownGpu {
+    /// Its UUID.
+    pub uuid: GpuUuid,
+    /// NVML's index.
+    pub index: u32,
+    /// Its model.
+    pub model: GpuModel,
+    /// All of its memory.
+    pub total: Mib,
+    /// What the driver keeps.
+    pub reserved: Mib,
+}
+
+/// What the agent knows of a lease beside what the engine does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Who holds it.
+    pub subject: Subject,
+    /// The placement it was taken for.
+    pub answered: Answered,
+    /// Where it was to go: for a claim, which holds nothing yet.
+    pub placement: memboss_core::Placement,
+    /// Whether that allowed to preempt.
+    pub may_preempt: bool,
+    /// Which container uses what.
+    pub containers: BTreeMap<String, ContainerSlots>,
+    /// The pod's cgroup was there in this boot.
+    pub cgroup_seen: bool,
+}
+
+/// A lease that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The placement it was taken for.
+    pub answered: Answered,
+    /// Why.
+    pub reason: EndReason,
+    /// Where it was.
+    pub gpus: Vec<GpuShare>,
+    /// The token it had.
+    pub token: Token,
+}
+
+/// What must outlive the boot: by it a lost ledger is told from a fresh boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// The last boot in which an agent ran here.
+    pub boot_id: String,
+    /// The agent's start, counted.
+    pub agent_epoch: u32,
+    /// The newest leader seen.
+    pub floor: Option<Epoch>,
+}
+
+/// A file could not be written or cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// It cannot be written.
+    #[error("failed to write {path:?}: is there space, and is the directory writable?")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It cannot be read.
+    #[error("failed to read {path:?}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not what was written.
+    #[error("failed to use {path:?}: {what}")]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// It cannot be put in words.
+    #[error("failed to encode {path:?}")]
+    Encode {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    version: u32,
+    sha256: String,
+    content: T,
+}
+
+/// A file that holds one value.
+#[derive(Clone, Debug)]
+pub struct Store {
+    path: PathBuf,
+}
+
+impl Store {
+    /// The file of that name.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// What it holds; nothing if there is no file.
+    ///
+    /// # Errors
+    /// [`Failure::Damaged`] when it holds anything but what [`Store::write`] wrote.
+    pub fn read<T: Serialize + DeserializeOwned>(&self) -> Result<Option<T>, Failure> {
+        let bytes = match std::fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Failure::Read { path: self.path.clone(), source }),
+        };
+        let damaged = |what| Failure::Damaged { path: self.path.clone(), what };
+        let envelope: Envelope<T> =
+            serde_json::from_slice(&bytes).map_err(|_| damaged("it is torn, or of another form"))?;
+        if envelope.version != VERSION {
+            return Err(damaged("it is of another version"));
+        }
+        if envelope.sha256 != self.digest(&envelope.content)? {
+            return Err(damaged("its checksum does not match"));
+        }
+        Ok(Some(envelope.content))
+    }
+
+    /// Replaces what it holds, in one step.
+    ///
+    /// # Errors
+    /// [`Failure::Write`]; the old content is still there then.
+    pub fn write<T: Serialize>(&self, content: &T) -> Result<(), Failure> {
+        let envelope = Envelope { version: VERSION, sha256: self.digest(content)?, content };
+        let bytes =
+            serde_json::to_vec(&envelope).map_err(|source| Failure::Encode { path: self.path.clone(), source })?;
+        replace(&self.path, &bytes).map_err(|source| Failure::Write { path: self.path.clone(), source })
+    }
+
+    /// Moves a file that cannot be used out of the way, for people to look at.
+    ///
+    /// # Errors
+    /// [`Failure::Write`].
+    pub fn set_aside(&self) -> Result<PathBuf, Failure> {
+        let aside = self.path.with_extension("damaged");
+        match std::fs::rename(&self.path, &aside) {
+            Ok(()) => Ok(aside),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(aside),
+            Err(source) => Err(Failure::Write { path: self.path.clone(), source }),
+        }
+    }
+
+    fn digest<T: Serialize>(&self, content: &T) -> Result<String, Failure> {
+        let bytes =
+            serde_json::to_vec(content).map_err(|source| Failure::Encode { path: self.path.clone(), source })?;
+        Ok(hex(&Sha256::digest(&bytes)))
+    }
+}
+
+/// Lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let written = write!(text, "{byte:02x}");
+        debug_assert!(written.is_ok(), "writing to a String cannot fail");
+        text
+    })
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    std::fs::rename(&temporary, path)
+}
+
+/// How an agent begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The ledger of this boot is there: go on.
+    Continue(Box<Ledger>),
+    /// No agent ran here before.
+    First,
+    /// The machine was booted anew: its GPU memory is free, but pods that are bound here start again.
+    AfterReboot(Marker),
+    /// The ledger of this boot is lost.
+    Quarantine(Marker),
+}
+
+/// How to begin, from what was found in both files.
+#[must_use]
+pub fn judge(
+    ledger: Result<Option<Ledger>, Failure>,
+    marker: Result<Option<Marker>, Failure>,
+    boot_id: &str,
+) -> Start {
+    let marked = marker.is_err() || matches!(&marker, Ok(Some(_)));
+    let mut marker = marker.ok().flatten().unwrap_or(Marker { boot_id: boot_id.to_owned(), ..Marker::default() });
+    match ledger {
+        Ok(Some(mut ledger)) => {
+            // Whichever is newer: one of them may not have been written before the end.
+            marker.agent_epoch = marker.agent_epoch.max(ledger.agent_epoch);
+            if ledger.boot_id == boot_id {
+                ledger.agent_epoch = marker.agent_epoch;
+                return Start::Continue(Box::new(ledger));
+            }
+            marker.floor = newer(marker.floor, ledger.floor);
+            Start::AfterReboot(marker)
+        }
+        Ok(None) if !marked => Start::First,
+        Ok(None) if marker.boot_id != boot_id => Start::AfterReboot(marker),
+        Ok(None) => Start::Quarantine(marker),
+        // A damaged ledger on a directory that was not emptied: which boot it was of is not known, so the careful way.
+        Err(_) if marked && marker.boot_id != boot_id => Start::AfterReboot(marker),
+        Err(_) => Start::Quarantine(marker),
+    }
+}
+
+fn newer(one: Option<Epoch>, other: Option<Epoch>) -> Option<Epoch> {
+    match (one, other) {
+        (Some(a), Some(b)) if a.incarnation == b.incarnation => Some(if a.number >= b.number { a } else { b }),
+        (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
