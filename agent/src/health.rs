@@ -121,10 +121,7 @@ impl GpuHealth {
     }
 
     fn worsen(&mut self, health: Health, reason: String, needed: u32, not_before: Moment) {
-        let worse = matches!(
-            (self.health, health),
-            (Health::Healthy, _) | (Health::Degraded, Health::Lost)
-        );
+        let worse = matches!((self.health, health), (Health::Healthy, _) | (Health::Degraded, Health::Lost));
         if worse {
             (self.health, self.reason) = (health, reason);
         }

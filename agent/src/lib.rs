@@ -2,9 +2,15 @@
 //! it has seen free. One task owns the truth (`node/`); everything else talks to it through channels and reads what it publishes.
 
 pub mod attribution;
+pub mod credentials;
 pub mod health;
+pub mod heartbeat;
+pub mod kube;
+pub mod metrics;
 pub mod node;
 pub mod order;
 pub mod probes;
 pub mod serve;
+pub mod settings;
+pub mod start;
 pub mod store;

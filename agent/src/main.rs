@@ -1,2 +1,13 @@
-//! Placeholder: replaced by the first commit of this crate.
-fn main() {}
+//! The agent's process: reads the command line, sets up the log, runs until told to end. It holds no logic.
+
+use clap::Parser as _;
+use memboss_agent::settings::Arguments;
+use memboss_agent::start;
+use memboss_platform::log;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    log::init(arguments.log_format, "info")?;
+    start::run(arguments).await
+}

@@ -55,6 +55,8 @@ pub struct Order {
     pub attempt: u32,
     /// Why it is not wanted any more, if so.
     pub unwanted: Option<EndReason>,
+    /// Its object is being deleted, and goes once its memory was seen free.
+    pub deleting: bool,
     /// Which container uses what.
     pub containers: BTreeMap<String, ContainerSlots>,
     /// What the object says became of it: all that is left when the ledger is lost.
@@ -199,7 +201,9 @@ pub fn judge(order: &Order, held: &Held<'_>, floor: Option<&Epoch>, may_grant: b
             }
             match phase {
                 // Its holder is there: memory decides, not a number.
-                Phase::Active { .. } | Phase::Revoking { .. } | Phase::Stopping { .. } | Phase::Ended(_) => Action::Keep,
+                Phase::Active { .. } | Phase::Revoking { .. } | Phase::Stopping { .. } | Phase::Ended(_) => {
+                    Action::Keep
+                }
                 _ if *placement == Some(&order.placement) => Action::Renumber,
                 _ => Action::Release(EndReason::Released),
             }

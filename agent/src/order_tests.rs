@@ -29,6 +29,7 @@ fn order(attempt: u32) -> Order {
         epoch: epoch("i", 5),
         attempt,
         unwanted: None,
+        deleting: false,
         containers: BTreeMap::new(),
         recorded: None,
     }
@@ -94,7 +95,12 @@ fn another_leader_that_repeats_a_refused_placement_is_heard() {
 fn a_later_attempt_moves_a_reservation_but_never_a_holder() {
     let (old, floor, there, elsewhere) = (answered(1), epoch("i", 5), placement(1024), placement(2048));
     for phase in phases() {
-        let same = judge(&order(2), &Held::Lease { answered: &old, phase: &phase, placement: Some(&there) }, Some(&floor), true);
+        let same = judge(
+            &order(2),
+            &Held::Lease { answered: &old, phase: &phase, placement: Some(&there) },
+            Some(&floor),
+            true,
+        );
         let other = Held::Lease { answered: &old, phase: &phase, placement: Some(&elsewhere) };
         let other = judge(&order(2), &other, Some(&floor), true);
         let expect = if matches!(phase, Phase::Waiting | Phase::Reserved { .. }) {
@@ -113,11 +119,8 @@ fn what_is_unwanted_is_released_once_and_said_to_be_over_where_nothing_is_held()
     let (same, there) = (answered(1), placement(1024));
     for phase in phases() {
         let held = Held::Lease { answered: &same, phase: &phase, placement: Some(&there) };
-        let expect = if matches!(phase, Phase::Stopping { .. }) {
-            Action::Keep
-        } else {
-            Action::Release(EndReason::Deleted)
-        };
+        let expect =
+            if matches!(phase, Phase::Stopping { .. }) { Action::Keep } else { Action::Release(EndReason::Deleted) };
         assert_eq!(judge(&unwanted, &held, None, false), expect);
     }
     assert_eq!(judge(&unwanted, &Held::Nothing, None, false), Action::Close(EndReason::Deleted));

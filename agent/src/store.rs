@@ -239,11 +239,7 @@ pub enum Start {
 
 /// How to begin, from what was found in both files.
 #[must_use]
-pub fn judge(
-    ledger: Result<Option<Ledger>, Failure>,
-    marker: Result<Option<Marker>, Failure>,
-    boot_id: &str,
-) -> Start {
+pub fn judge(ledger: Result<Option<Ledger>, Failure>, marker: Result<Option<Marker>, Failure>, boot_id: &str) -> Start {
     let marked = marker.is_err() || matches!(&marker, Ok(Some(_)));
     let mut marker = marker.ok().flatten().unwrap_or(Marker { boot_id: boot_id.to_owned(), ..Marker::default() });
     match ledger {

@@ -57,7 +57,9 @@ pub(super) fn plan_adoption(
         (Lost::Boot, None, _, Some(PodState::Live)) => reserved(),
         (Lost::Boot, None, ..) => Adoption::Over(EndReason::Exited),
         // It may have begun since its object was last written.
-        (Lost::Ledger, None, _, Some(PodState::Live | PodState::Leaving)) => Adoption::Charge(Phase::Active { since: now }),
+        (Lost::Ledger, None, _, Some(PodState::Live | PodState::Leaving)) => {
+            Adoption::Charge(Phase::Active { since: now })
+        }
         (Lost::Ledger, None, _, _) => stopping(EndReason::Exited),
     }
 }
@@ -219,8 +221,11 @@ impl Node {
             Err(Refused::UnknownGpu { .. }) if !self.gpus_read => false,
             Err(refused) => {
                 tracing::warn!(%lease, %refused, "cannot be taken up again");
-                let reason =
-                    if matches!(refused, Refused::UnknownGpu { .. }) { EndReason::GpuLost } else { EndReason::NodeLost };
+                let reason = if matches!(refused, Refused::UnknownGpu { .. }) {
+                    EndReason::GpuLost
+                } else {
+                    EndReason::NodeLost
+                };
                 self.is_over(order, recorded, reason);
                 true
             }
@@ -256,7 +261,13 @@ mod tests {
             (State::Active, leaving, None, Adoption::Over(exited), active()),
             (State::Active, None, None, Adoption::Over(exited), stopping(exited)),
             (State::Stopping, live, None, Adoption::Over(EndReason::Preempted), stopping(EndReason::Preempted)),
-            (State::Active, live, Some(EndReason::Deleted), Adoption::Over(EndReason::Deleted), stopping(EndReason::Deleted)),
+            (
+                State::Active,
+                live,
+                Some(EndReason::Deleted),
+                Adoption::Over(EndReason::Deleted),
+                stopping(EndReason::Deleted),
+            ),
             (State::Claimed, live, None, Adoption::Nothing, Adoption::Nothing),
             (State::Refused, live, None, Adoption::Nothing, Adoption::Nothing),
             (State::Ended, live, None, Adoption::Nothing, Adoption::Nothing),

@@ -157,9 +157,10 @@ impl Task {
             Some(look) => look.asked + self.eyes.pace.silent_after,
             None => self.next_look,
         };
-        let due = self.node.next_wake().map(|due| {
-            Instant::now() + Duration::from_millis(due.since(clock::now()).millis().saturating_add(1))
-        });
+        let due = self
+            .node
+            .next_wake()
+            .map(|due| Instant::now() + Duration::from_millis(due.since(clock::now()).millis().saturating_add(1)));
         due.map_or(look, |due| due.min(look))
     }
 
@@ -199,9 +200,13 @@ impl Task {
     fn observed(&mut self, reading: Reading) -> Input {
         let Some(look) = self.look.take() else { return Input::Tick };
         let pids: BTreeSet<u32> = match &reading {
-            Ok(sample) => {
-                sample.gpus.iter().filter_map(|gpu| gpu.usage.as_ref().ok()).flat_map(|u| u.processes.keys()).copied().collect()
-            }
+            Ok(sample) => sample
+                .gpus
+                .iter()
+                .filter_map(|gpu| gpu.usage.as_ref().ok())
+                .flat_map(|u| u.processes.keys())
+                .copied()
+                .collect(),
             Err(_) => BTreeSet::new(),
         };
         let owners: BTreeMap<_, _> = pids.iter().map(|pid| (*pid, self.eyes.processes.owner(*pid))).collect();
@@ -259,7 +264,10 @@ impl Task {
                 true
             }
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "nothing is granted until the ledger is written");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "nothing is granted until the ledger is written"
+                );
                 false
             }
         }

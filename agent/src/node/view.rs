@@ -103,6 +103,8 @@ pub struct LeaseSeen {
     pub used: Vec<Mib>,
     /// It uses more than it holds.
     pub over: bool,
+    /// Its object is being deleted.
+    pub deleting: bool,
 }
 
 /// A notice as its holder is told.
@@ -209,6 +211,9 @@ impl Node {
                 leases.insert(id.clone(), self.held_seen(holder, &view));
             }
         }
+        for (id, seen) in &mut leases {
+            seen.deleting = self.orders.get(id).is_some_and(|order| order.deleting);
+        }
         leases
     }
 
@@ -229,9 +234,9 @@ impl Node {
             Phase::Ended(reason) => (State::Ended, Some(reason.name())),
         };
         let shares = view.placement.as_ref().map(|placement| placement.gpus.as_slice()).unwrap_or_default();
-        let lost = shares.iter().find(|share| {
-            self.gpus.get(&share.uuid).is_some_and(|gpu| gpu.health.health() == Health::Lost)
-        });
+        let lost = shares
+            .iter()
+            .find(|share| self.gpus.get(&share.uuid).is_some_and(|gpu| gpu.health.health() == Health::Lost));
         let (reason, message) = match (reason, &view.why, lost) {
             (Some(reason), ..) => (Some(reason.to_owned()), None),
             (None, Some(why), _) => (Some(why.name().to_owned()), Some(why.to_string())),
@@ -251,6 +256,7 @@ impl Node {
             message,
             used: if view.phase.is_charged() { self.used_by(&view.id) } else { Vec::new() },
             over: self.over_since.contains_key(&view.id),
+            deleting: false,
         }
     }
 }
@@ -281,6 +287,7 @@ fn closed(answered: &Answered, state: State, why: (String, String)) -> LeaseSeen
         message: Some(why.1),
         used: Vec::new(),
         over: false,
+        deleting: false,
     }
 }
 

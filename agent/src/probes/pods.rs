@@ -44,7 +44,11 @@ impl PodCgroups {
                 }
             }
         }
-        if found { Ok(pods) } else { Err(Unreadable::Content { path: self.root.clone(), what: "the kubelet's cgroups" }) }
+        if found {
+            Ok(pods)
+        } else {
+            Err(Unreadable::Content { path: self.root.clone(), what: "the kubelet's cgroups" })
+        }
     }
 
     /// The kubepods directories: at the root itself (version 2), or below one controller's (version 1), perhaps one level further down.

@@ -155,10 +155,16 @@ mod tests {
         for text in [
             format!("0::/kubepods/burstable/pod{UID}/abc123"),
             format!("0::/kubepods/pod{UID}/abc123"),
-            format!("0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{under}.slice/cri-containerd-abc.scope"),
+            format!(
+                "0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{under}.slice/cri-containerd-abc.scope"
+            ),
             format!("0::/kubepods.slice/kubepods-pod{under}.slice/cri-containerd-abc.scope"),
-            format!("0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{under}.slice/x"),
-            format!("9:name=systemd:/\n8:pids:/testbed/n1/kubepods/besteffort/pod{UID}/abc\n4:memory:/testbed/n1/kubepods/besteffort/pod{UID}/abc\n0::/"),
+            format!(
+                "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{under}.slice/x"
+            ),
+            format!(
+                "9:name=systemd:/\n8:pids:/testbed/n1/kubepods/besteffort/pod{UID}/abc\n4:memory:/testbed/n1/kubepods/besteffort/pod{UID}/abc\n0::/"
+            ),
             format!("0::/../../kubepods/burstable/pod{UID}/abc"),
         ] {
             assert_eq!(found(&text).as_deref(), Some(UID), "{text}");
@@ -183,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_nested_directory_cannot_stand_in_for_another_pod() {
-        let text = format!("0::/kubepods/burstable/pod{UID}/abc/kubepods/burstable/podffffffff-0000-0000-0000-000000000000/x");
+        let text =
+            format!("0::/kubepods/burstable/pod{UID}/abc/kubepods/burstable/podffffffff-0000-0000-0000-000000000000/x");
         assert_eq!(found(&text).as_deref(), Some(UID));
     }
 

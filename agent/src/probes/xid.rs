@@ -67,8 +67,7 @@ fn listen(library: Option<&OsString>, xids: &mpsc::UnboundedSender<Xid>) -> Resu
 
 /// An event set with every GPU that takes part; a failed registration uses the set up, so it begins anew without that GPU.
 fn register(nvml: &Nvml) -> Result<Option<EventSet<'_>>, NvmlError> {
-    let mut devices: Vec<_> =
-        (0..nvml.device_count()?).filter_map(|index| nvml.device_by_index(index).ok()).collect();
+    let mut devices: Vec<_> = (0..nvml.device_count()?).filter_map(|index| nvml.device_by_index(index).ok()).collect();
     'anew: while !devices.is_empty() {
         let mut events = nvml.create_event_set()?;
         for at in 0..devices.len() {

@@ -63,9 +63,12 @@ impl Node for Service {
     type WatchGpusStream = GpuStream;
 
     async fn watch_gpus(&self, _: Request<v1::WatchGpusRequest>) -> Result<Response<GpuStream>, Status> {
-        let lists = WatchStream::new(self.desk.snapshots.clone()).map(|snapshot| Arc::new(message::gpu_list(&snapshot)));
+        let lists =
+            WatchStream::new(self.desk.snapshots.clone()).map(|snapshot| Arc::new(message::gpu_list(&snapshot)));
         Ok(Response::new(Box::pin(
-            super::workload_service::changes(lists).take_until(self.shutdown.clone().cancelled_owned()).map(|list| Ok((*list).clone())),
+            super::workload_service::changes(lists)
+                .take_until(self.shutdown.clone().cancelled_owned())
+                .map(|list| Ok((*list).clone())),
         )))
     }
 

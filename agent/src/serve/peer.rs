@@ -18,10 +18,16 @@ pub(super) fn pod(extensions: &Extensions, proc_root: &Path) -> Result<PodUid, S
         .and_then(|credentials| credentials.pid())
         .and_then(|pid| u32::try_from(pid).ok())
         .filter(|pid| *pid != 0)
-        .ok_or_else(|| Status::permission_denied("the kernel does not tell which process connected: the agent must share the host's pid namespace"))?;
+        .ok_or_else(|| {
+            Status::permission_denied(
+                "the kernel does not tell which process connected: the agent must share the host's pid namespace",
+            )
+        })?;
     match identify(proc_root, pid) {
         Ok(Owner::Pod(pod)) => Ok(pod),
-        Ok(Owner::Other) => Err(Status::permission_denied(format!("process {pid} belongs to no pod: only pods hold leases here"))),
+        Ok(Owner::Other) => {
+            Err(Status::permission_denied(format!("process {pid} belongs to no pod: only pods hold leases here")))
+        }
         Err(error) => Err(Status::permission_denied(format!("process {pid} cannot be identified: {error}"))),
     }
 }

@@ -93,7 +93,9 @@ fn told(seen: &LeaseSeen) -> LeaseSeen {
 }
 
 /// Only what differs from the one before.
-pub(super) fn changes<T: PartialEq + Send + Sync>(all: impl Stream<Item = Arc<T>> + Send) -> impl Stream<Item = Arc<T>> + Send {
+pub(super) fn changes<T: PartialEq + Send + Sync>(
+    all: impl Stream<Item = Arc<T>> + Send,
+) -> impl Stream<Item = Arc<T>> + Send {
     let mut before: Option<Arc<T>> = None;
     all.filter_map(move |next| {
         let news = before.as_ref() != Some(&next);

@@ -1,0 +1,177 @@
+//! Puts the agent together: files, threads, tasks. It decides nothing but whether there is an API server.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use memboss_platform::admin::{Admin, Readiness};
+use memboss_platform::metrics;
+use memboss_platform::shutdown::{self, Shutdown};
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::credentials::{Operator, Source};
+use crate::heartbeat::{self, Pulse};
+use crate::node::task::{self, Doors, Eyes, Files, Pace};
+use crate::node::{Cluster, Node};
+use crate::probes::nvml::Prober;
+use crate::probes::pods::PodCgroups;
+use crate::probes::processes::Processes;
+use crate::probes::{clock, xid};
+use crate::serve::{self, Audience, Desk};
+use crate::settings::Arguments;
+use crate::store::{self, Ledger, Marker, Store};
+
+/// Runs the agent until it is told to end or a part of it fails.
+///
+/// # Errors
+/// When it cannot start, or a part has ended that must not.
+pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let shutdown = shutdown::on_signal()?;
+    std::fs::create_dir_all(&arguments.run_dir).context("failed to make the run directory")?;
+    std::fs::create_dir_all(&arguments.state_dir).context("failed to make the state directory")?;
+    let _only_one = lock(&arguments.run_dir)?;
+
+    let client = if arguments.standalone { None } else { api_client().await? };
+    let cluster = if client.is_some() { Cluster::Kubernetes } else { Cluster::None };
+    let boot_id = clock::boot_id(&arguments.boot_id_file)?;
+    let files = Files {
+        ledger: Store::new(arguments.run_dir.join("ledger.json")),
+        marker: Store::new(arguments.state_dir.join("agent.json")),
+    };
+    let start = begin(&files, &boot_id)?;
+    let node = Node::new(arguments.settings(boot_id, cluster)?, start, clock::now());
+
+    let (inputs, inputs_out) = mpsc::channel(256);
+    let (snapshots, published) = watch::channel(Arc::default());
+    let (news, news_out) = mpsc::unbounded_channel();
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let desk = Desk { inputs: inputs.clone(), snapshots: published.clone(), proc_root: arguments.proc_root.clone() };
+    serve_sockets(&arguments.run_dir, &desk, &shutdown, &mut tasks)?;
+
+    let pulse = Arc::new(Pulse::default());
+    let mut registry = metrics::registry("memboss-agent", env!("CARGO_PKG_VERSION"));
+    crate::metrics::register(&mut registry, published.clone(), pulse.clone());
+    let readiness = Readiness::default();
+    let ready = readiness.condition("node");
+    let admin = Admin::bind(arguments.admin_address).await?;
+    let end = shutdown.clone();
+    tasks.spawn(async move { Ok(admin.serve(readiness, registry, end).await?) });
+
+    if let Some(source) = redis(&arguments) {
+        let (published, pulse, end) = (published.clone(), pulse, shutdown.clone());
+        tasks.spawn(async move {
+            heartbeat::run(source, published, pulse, end).await;
+            Ok(())
+        });
+    }
+    if let Some(client) = client {
+        let (node, namespace) = (arguments.node_name.clone(), arguments.namespace.clone());
+        let (inputs, snapshots, shutdown) = (inputs.clone(), published, shutdown.clone());
+        let cluster = crate::kube::Cluster { client, node, namespace, inputs, snapshots, shutdown };
+        crate::kube::start(&cluster, news_out, &mut tasks);
+    }
+    let eyes = eyes(&arguments)?;
+    tasks.spawn(task::run(node, eyes, Doors { inputs: inputs_out, snapshots, news }, files, shutdown.clone()));
+    ready.ready();
+    tracing::info!(node = arguments.node_name, cluster = ?cluster, "running");
+    until_end(tasks, shutdown).await
+}
+
+/// The first part that ends takes all others with it; it is an error unless it was time.
+async fn until_end(mut tasks: JoinSet<anyhow::Result<()>>, shutdown: Shutdown) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.context("a task panicked").and_then(|result| result);
+        if outcome.is_ok() {
+            outcome = match ended {
+                Err(error) => Err(error),
+                Ok(()) if shutdown.is_cancelled() => Ok(()),
+                Ok(()) => Err(anyhow::anyhow!("a task ended early")),
+            };
+        }
+        shutdown.cancel();
+    }
+    outcome
+}
+
+/// Two agents on one ledger would each overwrite what the other granted.
+fn lock(run_dir: &Path) -> anyhow::Result<std::fs::File> {
+    let path = run_dir.join("agent.lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("failed to open {}", path.display()))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("another agent holds {}: only one may own a node's ledger", path.display()))?;
+    Ok(file)
+}
+
+/// Nothing configured means alone; a configuration that cannot be used is an error, since an agent that is alone hears of no placement.
+async fn api_client() -> anyhow::Result<Option<kube::Client>> {
+    match kube::Config::infer().await {
+        Ok(config) => kube::Client::try_from(config).map(Some).context("the cluster's configuration cannot be used"),
+        Err(error) => {
+            tracing::info!(%error, "no cluster is configured; running alone");
+            Ok(None)
+        }
+    }
+}
+
+fn begin(files: &Files, boot_id: &str) -> anyhow::Result<store::Start> {
+    let ledger = files.ledger.read::<Ledger>();
+    if let Err(error) = &ledger {
+        let aside = files.ledger.set_aside()?;
+        tracing::error!(error = error as &dyn std::error::Error, aside = %aside.display(), "the ledger cannot be used");
+    }
+    let marker = files.marker.read::<Marker>();
+    if let Err(error) = &marker {
+        tracing::error!(error = error as &dyn std::error::Error, "the marker cannot be used");
+    }
+    let start = store::judge(ledger, marker, boot_id);
+    let how = match &start {
+        store::Start::Continue(_) => "with the ledger of this boot",
+        store::Start::First => "for the first time",
+        store::Start::AfterReboot(_) => "after a reboot",
+        store::Start::Quarantine(_) => "in quarantine: the ledger of this boot is lost",
+    };
+    tracing::info!("beginning {how}");
+    Ok(start)
+}
+
+fn serve_sockets(
+    run_dir: &Path,
+    desk: &Desk,
+    shutdown: &Shutdown,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let path = run_dir.join("node").join("node.sock");
+    let (listener, own, end) = (serve::listen(&path, Audience::Root)?, desk.clone(), shutdown.clone());
+    tasks.spawn(async move { Ok(serve::node(listener, path, own, end).await?) });
+    let path = run_dir.join("agent").join("agent.sock");
+    let (listener, own, end) = (serve::listen(&path, Audience::Containers)?, desk.clone(), shutdown.clone());
+    tasks.spawn(async move { Ok(serve::workload(listener, path, own, end).await?) });
+    Ok(())
+}
+
+fn redis(arguments: &Arguments) -> Option<Source> {
+    if let Some(url) = &arguments.redis_url {
+        return Some(Source::Url(url.clone()));
+    }
+    let (url, token) = (arguments.operator_url.clone()?, arguments.operator_token.clone()?);
+    Some(Source::Operator { operator: Operator { url, ca: arguments.operator_ca.clone(), token }, known: None })
+}
+
+fn eyes(arguments: &Arguments) -> anyhow::Result<Eyes> {
+    let library = arguments.nvml_library.clone().map(OsString::from);
+    let (prober, readings) = Prober::spawn(library.clone()).context("failed to start the NVML thread")?;
+    let xids = xid::spawn(library).context("failed to start the XID thread")?;
+    Ok(Eyes {
+        prober,
+        readings,
+        xids,
+        processes: Processes::new(&arguments.proc_root),
+        cgroups: PodCgroups::new(&arguments.cgroup_root),
+        meminfo: arguments.meminfo_file.clone(),
+        pace: Pace::default(),
+    })
+}
