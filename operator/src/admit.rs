@@ -1,0 +1,161 @@
+//! What the webhook does to a pod: refuses a wrong request, or adds what a right one needs. Pure: pod in, changed pod out. The same pod twice gives the
+//! same answer, since admission may call again.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSchedulingGate, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use memboss_core::{Class, Mib, Percent, UNIT};
+use memboss_crds::{ContainerSlots, GATE, LEASED_LABEL, PREFIX, RESOURCE, Slot, parse_mib};
+
+use crate::annotations::{self, Asked, Wrong};
+
+/// What the webhook knows besides the pod.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The GPUs there are: model and leasable capacity.
+    pub gpus: Vec<(String, Mib)>,
+    /// The highest class that the namespace may use.
+    pub most: Option<Class>,
+}
+
+/// The annotation of a Namespace that says its highest class. Without it `high` is the highest: only an administrator makes a namespace urgent.
+pub const MAX_CLASS: &str = "memboss.dev/max-class";
+
+/// Changes a pod as its request needs. `Ok(None)`: it is none of ours.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn admit(pod: &Pod, around: &Surroundings) -> Result<Option<Pod>, Vec<Wrong>> {
+    let asked = match annotations::read(pod) {
+        Ok(None) => return Ok(None),
+        Ok(Some(asked)) => asked,
+        Err(wrong) => return Err(wrong),
+    };
+    let mut wrong = Vec::new();
+    if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) {
+        let right = "a pod with a lease is placed by memboss: leave nodeName out, and use a node selector or affinity"
+            .to_owned();
+        wrong.push(Wrong { field: "spec.nodeName".into(), value: node.clone(), right });
+    }
+    let most = around.most.unwrap_or(Class::High);
+    let class = Class::from(asked.class);
+    if class > most {
+        let right = format!(
+            "this namespace may ask for {most} at the most; an administrator can allow more by annotating it {MAX_CLASS}={class}"
+        );
+        wrong.push(Wrong { field: format!("{PREFIX}priority"), value: class.to_string(), right });
+    }
+    if wrong.is_empty() { Ok(Some(change(pod.clone(), &asked, around))) } else { Err(wrong) }
+}
+
+fn change(mut pod: Pod, asked: &Asked, around: &Surroundings) -> Pod {
+    pod.metadata.labels.get_or_insert_default().insert(LEASED_LABEL.into(), "true".into());
+    let Some(spec) = pod.spec.as_mut() else { return pod };
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        if let Some(slots) = asked.containers.iter().find(|slots| slots.name == container.name) {
+            set_units(container, units(slots, asked, around));
+        }
+    }
+    let gates = spec.scheduling_gates.get_or_insert_default();
+    if !gates.iter().any(|gate| gate.name == GATE) {
+        gates.push(PodSchedulingGate { name: GATE.into() });
+    }
+    // A class of the user's own is left alone. With ours, what the priority plugin computed before has to be computed again.
+    if spec.priority_class_name.as_deref().is_none_or(str::is_empty) {
+        spec.priority_class_name = Some(format!("memboss-{}", Class::from(asked.class)));
+        spec.priority = None;
+        spec.preemption_policy = None;
+    }
+    pod
+}
+
+fn set_units(container: &mut Container, units: u64) {
+    let resources = container.resources.get_or_insert_with(ResourceRequirements::default);
+    for list in [&mut resources.limits, &mut resources.requests] {
+        list.get_or_insert_with(BTreeMap::new).insert(RESOURCE.into(), Quantity(units.to_string()));
+    }
+}
+
+/// The units that a container's part comes to. A share counts for the smallest GPU that will do, since the count cannot grow later and the ledger,
+/// not the count, is the capacity.
+fn units(slots: &ContainerSlots, asked: &Asked, around: &Surroundings) -> u64 {
+    let wanted = |model: &String| {
+        asked.selector.models.is_empty() || asked.selector.models.iter().any(|wish| matches(model, wish))
+    };
+    let smallest = around.gpus.iter().filter(|(model, _)| wanted(model)).map(|(_, leasable)| *leasable).min();
+    let one = |slot: &Slot| -> u64 {
+        let fixed = slot.memory.as_deref().and_then(|text| parse_mib(text).ok()).unwrap_or_default();
+        let share = slot.percent.and_then(|p| Percent::new(u64::from(p)).ok());
+        let share = share.map_or(Mib::ZERO, |share| smallest.map_or(UNIT, |leasable| leasable.share(share)));
+        fixed.plus(share).round_up_to(UNIT).units(UNIT)
+    };
+    slots.asks.iter().map(one).sum::<u64>().max(1)
+}
+
+fn matches(model: &str, wish: &str) -> bool {
+    model.to_ascii_lowercase().contains(&wish.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod() -> Pod {
+        serde_json::from_value(json!({
+            "metadata": { "name": "p", "annotations": { "memboss.dev/vram.main": "8Gi", "memboss.dev/priority": "low" } },
+            "spec": { "priority": 0, "containers": [{ "name": "main" }, { "name": "other" }] }
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_right_pod_gets_units_gate_label_and_class_and_again_the_same() {
+        let once = admit(&pod(), &Surroundings::default()).unwrap().unwrap();
+        let spec = once.spec.as_ref().unwrap();
+        assert_eq!(annotations::units_of(&spec.containers[0]).as_deref(), Some("32"));
+        assert_eq!(annotations::units_of(&spec.containers[1]), None, "exactly the container that asked");
+        assert_eq!(spec.scheduling_gates.as_ref().unwrap()[0].name, GATE);
+        assert_eq!((spec.priority_class_name.as_deref(), spec.priority), (Some("memboss-low"), None));
+        assert_eq!(once.metadata.labels.as_ref().unwrap()[LEASED_LABEL], "true");
+        assert_eq!(admit(&once, &Surroundings::default()).unwrap().unwrap(), once);
+    }
+
+    #[test]
+    fn a_share_counts_for_the_smallest_gpu_that_will_do() {
+        let mut pod = pod();
+        pod.metadata.annotations = Some([("memboss.dev/vram.main".to_owned(), "50%".to_owned())].into());
+        let gpus = vec![("NVIDIA-H100".to_owned(), Mib::from_mib(80_000)), ("T4".to_owned(), Mib::from_mib(14_848))];
+        let around = Surroundings { gpus, most: None };
+        let units =
+            |pod: &Pod| annotations::units_of(&admit(pod, &around).unwrap().unwrap().spec.unwrap().containers[0]);
+        assert_eq!(units(&pod).as_deref(), Some("29"));
+        pod.metadata.annotations.as_mut().unwrap().insert("memboss.dev/gpu-model".into(), "h100".into());
+        assert_eq!(units(&pod).as_deref(), Some("156"));
+        pod.metadata.annotations.as_mut().unwrap().insert("memboss.dev/gpu-model".into(), "B200".into());
+        assert_eq!(units(&pod).as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn who_may_not_is_told_who_may_allow_it() {
+        let mut urgent = pod();
+        urgent.metadata.annotations.as_mut().unwrap().insert("memboss.dev/priority".into(), "urgent".into());
+        let wrong = admit(&urgent, &Surroundings::default()).unwrap_err();
+        assert!(wrong[0].to_string().contains(MAX_CLASS), "{}", wrong[0]);
+        assert!(
+            admit(&urgent, &Surroundings { most: Some(Class::Urgent), ..Surroundings::default() }).unwrap().is_some()
+        );
+        let mut bound = pod();
+        bound.spec.as_mut().unwrap().node_name = Some("node1".into());
+        assert!(admit(&bound, &Surroundings::default()).unwrap_err()[0].to_string().contains("spec.nodeName"));
+    }
+
+    #[test]
+    fn a_class_of_the_users_own_is_left_alone() {
+        let mut own = pod();
+        own.spec.as_mut().unwrap().priority_class_name = Some("mine".into());
+        let spec = admit(&own, &Surroundings::default()).unwrap().unwrap().spec.unwrap();
+        assert_eq!((spec.priority_class_name.as_deref(), spec.priority), (Some("mine"), Some(0)));
+    }
+}

@@ -1,0 +1,281 @@
+//! The picture of all nodes on which the operator decides: its engine, made anew from what was seen each time. So it can never drift from the truth
+//! of the agents, and a new leader starts like an old one goes on. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use memboss_core::{
+    Closed, Demand, EndReason, Engine, Flexibility, GpuFacts, GpuModel, GpuSelector, GpuShare, GpuUuid, LeaseId,
+    LeaseRecord, Mib, Moment, NodeFacts, NodeName, NodeSelector, Notice, Percent, Phase, Placement, Policy, Request,
+    Slot, Span, Token,
+};
+use memboss_crds::{Allocation, AllocationState, Health, MemoryNode, VramLease, parse_mib};
+
+use crate::eligibility::{Eligible, eligible};
+use crate::world::{Amounts, Key, World, gate, requests};
+
+/// How a lease stands, read from its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Not placed, or placed and refused: to be placed.
+    Queued,
+    /// Placed; the agent has not answered.
+    Asked,
+    /// The agent took it, or it waits at the agent.
+    Held,
+    /// Its memory was seen free, or it never had any and its pod is gone.
+    Over,
+}
+
+/// The answer of the agent to the present placement.
+#[must_use]
+pub fn answer(lease: &VramLease) -> Option<&Allocation> {
+    let status = lease.status.as_ref()?;
+    let attempt = status.placement.as_ref()?.attempt;
+    status.allocation.as_ref().filter(|allocation| allocation.attempt == attempt)
+}
+
+/// How a lease stands.
+#[must_use]
+pub fn standing(lease: &VramLease) -> Standing {
+    let status = lease.status.as_ref();
+    if status.and_then(|status| status.phase) == Some(memboss_crds::LeasePhase::Ended) {
+        return Standing::Over;
+    }
+    let Some(_) = status.and_then(|status| status.placement.as_ref()) else { return Standing::Queued };
+    match answer(lease).map(|allocation| allocation.state) {
+        None => Standing::Asked,
+        Some(AllocationState::Refused) => Standing::Queued,
+        Some(AllocationState::Ended) => Standing::Over,
+        Some(_) => Standing::Held,
+    }
+}
+
+/// The picture, and what was left out of it.
+#[derive(Debug)]
+pub struct Picture {
+    /// Nodes, leases and queue.
+    pub engine: Engine,
+    /// For leases in the queue: where their pods could run.
+    pub eligible: BTreeMap<Key, Eligible>,
+    /// Leases that could not be read, and why.
+    pub unreadable: BTreeMap<Key, String>,
+}
+
+/// Makes the picture. `paused` are leases that were refused just now: they wait a moment, so that what refused them can be seen first.
+#[must_use]
+pub fn paint(world: &World, paused: &BTreeSet<Key>, now: Moment) -> Picture {
+    // The agents time reservations and notices; here nothing may run out.
+    let never = Span::from_secs(u64::MAX / 4000);
+    let policy = Policy { reservation: never, notice_limit: never, ..Policy::default() };
+    let mut picture = Picture {
+        engine: Engine::new(policy, Token::default()),
+        eligible: BTreeMap::new(),
+        unreadable: BTreeMap::new(),
+    };
+    for (name, node) in &world.memory {
+        if let Some(facts) = node_facts(world, name, node) {
+            picture.engine.set_node(&facts);
+        }
+    }
+    let promised = promised(world);
+    let mut queued = Vec::new();
+    for (key, lease) in &world.leases {
+        let outcome = match standing(lease) {
+            Standing::Over => Ok(()),
+            Standing::Held => held(&mut picture.engine, key, lease, now),
+            Standing::Asked => asked(&mut picture.engine, key, lease, now),
+            Standing::Queued => {
+                queued.push((key, lease));
+                Ok(())
+            }
+        };
+        if let Err(why) = outcome {
+            picture.unreadable.insert(key.clone(), why);
+        }
+    }
+    for (key, lease) in queued {
+        if paused.contains(key) || lease.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let Some(pod) = world.pod_of(lease) else { continue };
+        let found = eligible(world, &promised, pod);
+        let submitted = request(key, lease).and_then(|mut request| {
+            request.nodes =
+                NodeSelector::Only(found.nodes.iter().filter_map(|n| NodeName::new(n.clone()).ok()).collect());
+            picture.engine.submit(request).map_err(|refused| refused.to_string())
+        });
+        picture.eligible.insert(key.clone(), found);
+        if let Err(why) = submitted {
+            picture.unreadable.insert(key.clone(), why);
+        }
+    }
+    picture
+}
+
+/// What pods take that are placed and not bound yet, by node.
+fn promised(world: &World) -> BTreeMap<String, Amounts> {
+    let mut promised: BTreeMap<String, Amounts> = BTreeMap::new();
+    for lease in world.leases.values() {
+        let placed = lease.status.as_ref().and_then(|status| status.placement.as_ref());
+        let (Some(placed), Some(pod)) = (placed, world.pod_of(lease)) else { continue };
+        let bound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        if !bound
+            && matches!(standing(lease), Standing::Asked | Standing::Held)
+            && let Some(spec) = pod.spec.as_ref()
+        {
+            let sum = promised.entry(placed.node.clone()).or_default();
+            *sum = sum.plus(requests(spec));
+        }
+    }
+    promised
+}
+
+fn node_facts(world: &World, name: &str, node: &MemoryNode) -> Option<NodeFacts> {
+    let status = node.status.as_ref()?;
+    let info = world.nodes.get(name);
+    let closed = if node.spec.drain || info.is_some_and(|info| info.unschedulable) {
+        Some(Closed::Draining)
+    } else if status.hold.is_some() {
+        Some(Closed::Quarantine)
+    } else if world.suspects.contains(name) || info.is_none_or(|info| !info.ready) {
+        Some(Closed::Suspect)
+    } else {
+        None
+    };
+    let mib = |text: &str| parse_mib(text).unwrap_or_default();
+    let gpu = |gpu: &memboss_crds::Gpu| {
+        let health = match gpu.health {
+            Health::Healthy => None,
+            Health::Degraded => Some(Closed::Degraded),
+            Health::Lost => Some(Closed::Lost),
+        };
+        Some(GpuFacts {
+            uuid: GpuUuid::new(gpu.uuid.clone()).ok()?,
+            model: GpuModel::from_product(&gpu.model).ok()?,
+            leasable: mib(&gpu.leasable),
+            foreign: mib(&gpu.foreign),
+            closed: health.or(node.spec.drain_gpus.contains(&gpu.uuid).then_some(Closed::Draining)),
+        })
+    };
+    Some(NodeFacts {
+        name: NodeName::new(name).ok()?,
+        gpus: status.gpus.iter().filter_map(gpu).collect(),
+        ram: mib(&status.ram.leasable),
+        closed,
+    })
+}
+
+/// The request that a lease's object stands for.
+///
+/// # Errors
+/// What in it makes no sense.
+pub fn request(key: &str, lease: &VramLease) -> Result<Request, String> {
+    let spec = &lease.spec;
+    let slot = |slot: &memboss_crds::Slot| -> Result<Slot, String> {
+        Ok(Slot {
+            fixed: slot
+                .memory
+                .as_deref()
+                .map(parse_mib)
+                .transpose()
+                .map_err(|bad| bad.to_string())?
+                .unwrap_or_default(),
+            share: slot.percent.map(|p| Percent::new(u64::from(p))).transpose().map_err(|bad| bad.to_string())?,
+        })
+    };
+    let demand = Demand { slots: spec.slots.iter().map(slot).collect::<Result<_, _>>()?, ram: Mib::ZERO };
+    let id = LeaseId::new(key).map_err(|bad| bad.to_string())?;
+    let mut request = Request::new(id, spec.class.into(), demand, queued_at(lease));
+    let uuids = spec.selector.uuids.iter().map(|uuid| GpuUuid::new(uuid.clone()).map_err(|bad| bad.to_string()));
+    request.gpus = GpuSelector { models: spec.selector.models.clone(), uuids: uuids.collect::<Result<_, _>>()? };
+    request.layout = spec.layout.into();
+    request.flexibility = Flexibility { shrinks: spec.can_shrink, offloads: spec.can_offload };
+    request.notice = spec.notice_seconds.map(|s| Span::from_secs(u64::from(s)));
+    request.protection = spec.protection_seconds.map(|s| Span::from_secs(u64::from(s)));
+    request.preempted = spec.preempted;
+    Ok(request)
+}
+
+/// A lease's place in the queue: the calendar's milliseconds. Leases are compared with one another alone.
+fn queued_at(lease: &VramLease) -> Moment {
+    let said = lease.spec.queued_at.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
+    moment(said.or(lease.metadata.creation_timestamp.as_ref().map(|time| time.0)))
+}
+
+/// A timestamp as a moment.
+#[must_use]
+pub fn moment(at: Option<Timestamp>) -> Moment {
+    Moment::from_millis(at.map_or(0, |at| u64::try_from(at.as_millisecond()).unwrap_or(0)))
+}
+
+fn placement<'a>(node: &str, gpus: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Placement, String> {
+    let share = |(uuid, memory): (&str, &str)| -> Result<GpuShare, String> {
+        let uuid = GpuUuid::new(uuid).map_err(|bad| bad.to_string())?;
+        Ok(GpuShare { uuid, memory: parse_mib(memory).map_err(|bad| bad.to_string())? })
+    };
+    let node = NodeName::new(node).map_err(|bad| bad.to_string())?;
+    Ok(Placement { node, gpus: gpus.map(share).collect::<Result<_, _>>()?, ram: Mib::ZERO })
+}
+
+/// The agent has it: that is a fact, whatever the picture would have decided.
+fn held(engine: &mut Engine, key: &str, lease: &VramLease, now: Moment) -> Result<(), String> {
+    let (Some(placed), Some(allocation)) = (lease.status.as_ref().and_then(|s| s.placement.as_ref()), answer(lease))
+    else {
+        return Ok(());
+    };
+    let since = moment(lease.status.as_ref().and_then(|s| s.active_at.as_ref()).map(|time| time.0));
+    let phase = match allocation.state {
+        AllocationState::Claimed => return asked(engine, key, lease, now),
+        // It waits in the agent's own queue, bound to that node: not for the operator to place.
+        AllocationState::Waiting | AllocationState::Refused | AllocationState::Ended => return Ok(()),
+        AllocationState::Reserved => Phase::Reserved { until: Moment::from_millis(u64::MAX) },
+        AllocationState::Active => Phase::Active { since },
+        AllocationState::Revoking => Phase::Revoking { since, notice: open_notice() },
+        AllocationState::Stopping => Phase::Stopping { reason: EndReason::Preempted },
+    };
+    let placement =
+        placement(&placed.node, allocation.gpus.iter().map(|gpu| (gpu.uuid.as_str(), gpu.memory.as_str())))?;
+    let mut request = request(key, lease)?;
+    // Where it is counts, not where it might have gone.
+    request.nodes = NodeSelector::Any;
+    engine
+        .adopt(LeaseRecord { request, phase, placement: Some(placement), token: Token::default() })
+        .map_err(|refused| refused.to_string())
+}
+
+/// A notice that the agent times.
+fn open_notice() -> Notice {
+    let deadline = Moment::from_millis(u64::MAX);
+    Notice {
+        preemptor: None,
+        class: None,
+        reason: EndReason::Preempted,
+        needed: Vec::new(),
+        needed_ram: Mib::ZERO,
+        deadline,
+    }
+}
+
+/// Placed, and not taken yet: its memory is set aside, or what its victims will free is.
+fn asked(engine: &mut Engine, key: &str, lease: &VramLease, now: Moment) -> Result<(), String> {
+    let Some(placed) = lease.status.as_ref().and_then(|s| s.placement.as_ref()) else { return Ok(()) };
+    let placement = placement(&placed.node, placed.gpus.iter().map(|gpu| (gpu.uuid.as_str(), gpu.memory.as_str())))?;
+    let request = request(key, lease)?;
+    // If the picture says it cannot be, the agent will: its answer is what counts.
+    drop(engine.admit(request, &placement, true, now));
+    Ok(())
+}
+
+/// Whether a pod's gate of ours is still closed.
+#[must_use]
+pub fn is_gated(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+    gate(pod).is_some()
+}
+
+/// The name of a lease's key within its namespace.
+#[must_use]
+pub fn name_of(lease: &VramLease) -> Key {
+    format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any())
+}

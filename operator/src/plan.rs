@@ -1,0 +1,260 @@
+//! What to do next: everything that should be written, from everything that was seen. Pure; the same world gives the same plan, and a world in which
+//! all of it was done gives none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use memboss_core::{Decision, EndReason, LeaseId, Moment};
+use memboss_crds::{
+    AllocationState, Epoch, FORCE_END, GpuAmount, LeasePhase, Placement, VramLease, VramLeaseStatus, quantity,
+};
+use serde_json::Value;
+
+use crate::annotations;
+use crate::leases::{lease_for, name_for, open_gate, owner_of};
+use crate::picture::{Picture, Standing, answer, is_gated, moment, paint, standing};
+use crate::status::{self, Context};
+use crate::world::{Key, World, is_over, key};
+
+/// Only so many places in the queue are told: each change of the front would move all of them.
+const TOLD_PLACES: usize = 100;
+
+/// Something to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Act {
+    /// A pod needs a lease.
+    Create(Box<VramLease>),
+    /// A lease goes there, if nobody changed it meanwhile.
+    Place(Key, Placement),
+    /// A lease is not wanted any more.
+    Withdraw(Key, EndReason),
+    /// A lease's status should say this.
+    Say(Key, Box<VramLeaseStatus>),
+    /// A preempted lease's place in the queue was taken over by that one.
+    Inherited(Key, String),
+    /// A pod may start, there.
+    OpenGate(Key, Value),
+    /// A pod has to go: politely.
+    Evict(Key, EndReason),
+    /// A lease is over and to be forgotten, or is being deleted and holds nothing: its finalizer may go.
+    Release(Key),
+    /// An ended lease is history no longer.
+    Forget(Key),
+}
+
+impl Act {
+    /// The object that is written: one write at a time for each.
+    #[must_use]
+    pub fn object(&self) -> (&'static str, Key) {
+        match self {
+            Self::Create(lease) => ("lease", key(lease.as_ref())),
+            Self::Place(lease, _)
+            | Self::Withdraw(lease, _)
+            | Self::Say(lease, _)
+            | Self::Inherited(lease, _)
+            | Self::Release(lease)
+            | Self::Forget(lease) => ("lease", lease.clone()),
+            Self::OpenGate(pod, _) | Self::Evict(pod, _) => ("pod", pod.clone()),
+        }
+    }
+}
+
+/// Settings of planning.
+#[derive(Clone, Debug)]
+pub struct Planning {
+    /// Which leader decides.
+    pub epoch: Epoch,
+    /// How long ended leases are kept.
+    pub history: std::time::Duration,
+}
+
+/// Plans. `paused`: leases that were refused just now.
+#[must_use]
+pub fn plan(world: &World, planning: &Planning, paused: &BTreeSet<Key>, now: Timestamp) -> (Vec<Act>, Option<Moment>) {
+    let at = moment(Some(now));
+    let mut picture = paint(world, paused, at);
+    let decisions = picture.engine.decide(at);
+    let mut acts = Vec::new();
+    new_leases(world, &mut acts);
+    let placed = placements(world, planning, decisions, &mut acts);
+    let places = places(&picture);
+    for (key, lease) in &world.leases {
+        if placed.contains(key) {
+            continue;
+        }
+        lease_acts(world, &picture, &places, key, lease, planning, now, &mut acts);
+    }
+    (acts, picture.engine.next_wake().filter(|wake| wake.millis() < u64::MAX / 8))
+}
+
+fn new_leases(world: &World, acts: &mut Vec<Act>) {
+    let mut inherited = BTreeSet::new();
+    for pod in world.pods.values() {
+        let key = format!("{}/{}", pod.namespace().unwrap_or_default(), name_for(pod));
+        if world.leases.contains_key(&key)
+            || is_over(pod)
+            || pod.metadata.deletion_timestamp.is_some()
+            || !is_gated(pod)
+        {
+            continue;
+        }
+        // What is wrong with it was said at admission; what slipped past is refused there by policy.
+        let Ok(Some(asked)) = annotations::read(pod) else { continue };
+        let heir_of = owner_of(pod).and_then(|owner| preempted_of(world, pod, &owner.uid, &inherited));
+        if let Some(old) = heir_of {
+            inherited.insert(crate::world::key(old));
+        }
+        let lease = lease_for(pod, &asked, heir_of);
+        if let Some(old) = heir_of {
+            acts.push(Act::Inherited(crate::world::key(old), lease.name_any()));
+        }
+        acts.push(Act::Create(Box::new(lease)));
+    }
+}
+
+/// The earliest lease of that owner that was preempted and has no heir yet.
+fn preempted_of<'a>(world: &'a World, pod: &Pod, owner: &str, taken: &BTreeSet<Key>) -> Option<&'a VramLease> {
+    let mut found: Vec<_> = world
+        .leases
+        .values()
+        .filter(|lease| lease.namespace() == pod.namespace())
+        .filter(|lease| lease.spec.subject.owner.as_ref().is_some_and(|o| o.uid == owner))
+        .filter(|lease| was_preempted(lease) && !taken.contains(&crate::world::key(*lease)))
+        .filter(|lease| lease.status.as_ref().is_some_and(|status| status.inherited_by.is_none()))
+        .collect();
+    found.sort_by(|a, b| a.spec.queued_at.cmp(&b.spec.queued_at));
+    found.first().copied()
+}
+
+fn was_preempted(lease: &VramLease) -> bool {
+    let preempted = EndReason::Preempted.name();
+    let status = lease.status.as_ref();
+    let ended = status.and_then(|status| status.end_reason.as_deref()) == Some(preempted);
+    let going =
+        answer(lease).is_some_and(|a| a.state == AllocationState::Stopping && a.reason.as_deref() == Some(preempted));
+    ended || going
+}
+
+/// Grants and claims of the picture become placements, unless the lease has just that one already.
+fn placements(world: &World, planning: &Planning, decisions: Vec<Decision>, acts: &mut Vec<Act>) -> BTreeSet<Key> {
+    let mut placed = BTreeSet::new();
+    for decision in decisions {
+        let (id, placement, victims) = match decision {
+            Decision::Grant { lease, placement, .. } => (lease, placement, Vec::new()),
+            Decision::Claim { lease, placement, victims } => (lease, placement, victims),
+            _ => continue,
+        };
+        let Some(lease) = world.leases.get(id.as_str()).filter(|lease| standing(lease) == Standing::Queued) else {
+            continue;
+        };
+        let before =
+            lease.status.as_ref().and_then(|status| status.placement.as_ref()).map_or(0, |placed| placed.attempt);
+        let gpus = placement
+            .gpus
+            .iter()
+            .map(|share| GpuAmount { uuid: share.uuid.to_string(), memory: quantity(share.memory) });
+        let placement = Placement {
+            node: placement.node.to_string(),
+            gpus: gpus.collect(),
+            epoch: planning.epoch.clone(),
+            attempt: before + 1,
+            victims: victims.iter().map(LeaseId::to_string).collect(),
+            withdrawn: None,
+        };
+        placed.insert(id.to_string());
+        acts.push(Act::Place(id.to_string(), placement));
+    }
+    placed
+}
+
+fn places(picture: &Picture) -> BTreeMap<Key, u32> {
+    let told = picture.engine.queue().into_iter().take(TOLD_PLACES).zip(1..);
+    told.map(|(id, place)| (id.to_string(), place)).collect()
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one plan, passed down once")]
+fn lease_acts(
+    world: &World,
+    picture: &Picture,
+    places: &BTreeMap<Key, u32>,
+    key: &Key,
+    lease: &VramLease,
+    planning: &Planning,
+    now: Timestamp,
+    acts: &mut Vec<Act>,
+) {
+    let pod = world.pod_of(lease);
+    let pod_is_over = pod.is_none_or(is_over);
+    let placed = lease.status.as_ref().and_then(|status| status.placement.as_ref());
+    let context = Context {
+        view: LeaseId::new(key.clone()).ok().and_then(|id| picture.engine.lease(&id)),
+        position: places.get(key).copied(),
+        nowhere: picture
+            .eligible
+            .get(key)
+            .filter(|found| found.nodes.is_empty())
+            .map(crate::eligibility::Eligible::sentence),
+        unreadable: picture.unreadable.get(key).cloned(),
+        pod_is_over,
+        node_is_gone: placed.is_some_and(|placed| !world.nodes.contains_key(&placed.node)),
+        forced: lease.annotations().contains_key(FORCE_END),
+    };
+    let old = lease.status.clone().unwrap_or_default();
+    let desired = status::desired(lease, &context, now);
+    if !status::says_the_same(&old, &desired) {
+        acts.push(Act::Say(key.clone(), Box::new(desired)));
+        return;
+    }
+    if old.phase == Some(LeasePhase::Ended) {
+        ended_acts(key, lease, planning, now, acts);
+        return;
+    }
+    let placed_and_wanted = placed.is_some_and(|placed| placed.withdrawn.is_none());
+    if pod_is_over && placed_and_wanted && matches!(standing(lease), Standing::Asked | Standing::Held) {
+        let reason = if pod.is_some() { EndReason::Exited } else { EndReason::Deleted };
+        acts.push(Act::Withdraw(key.clone(), reason));
+        return;
+    }
+    if let (Some(pod), Some(placed), Some(allocation)) = (pod, placed, answer(lease)) {
+        pod_acts(pod, placed, allocation, acts);
+    }
+}
+
+fn pod_acts(pod: &Pod, placed: &Placement, allocation: &memboss_crds::Allocation, acts: &mut Vec<Act>) {
+    let going = pod.metadata.deletion_timestamp.is_some();
+    match allocation.state {
+        AllocationState::Reserved | AllocationState::Active if is_gated(pod) && !going => {
+            if let Some(patch) = open_gate(pod, &placed.node) {
+                acts.push(Act::OpenGate(key(pod), patch));
+            }
+        }
+        AllocationState::Stopping if !going && !is_over(pod) => {
+            let reason = allocation.reason.as_deref().and_then(EndReason::from_name).unwrap_or(EndReason::Preempted);
+            // Whoever exits by itself needs no push.
+            if !matches!(reason, EndReason::Exited | EndReason::Released) {
+                acts.push(Act::Evict(key(pod), reason));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn ended_acts(key: &Key, lease: &VramLease, planning: &Planning, now: Timestamp, acts: &mut Vec<Act>) {
+    if lease.metadata.deletion_timestamp.is_some() {
+        if lease.finalizers().iter().any(|finalizer| finalizer == memboss_crds::FINALIZER) {
+            acts.push(Act::Release(key.clone()));
+        }
+        return;
+    }
+    let ended = lease.status.as_ref().and_then(|status| status.ended_at.as_ref()).map(|time| time.0);
+    let age = ended.map_or(0, |ended| now.duration_since(ended).as_secs());
+    if u64::try_from(age).unwrap_or(0) >= planning.history.as_secs() {
+        acts.push(Act::Forget(key.clone()));
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,227 @@
+//! What a lease's status should say, in the operator's part of it: the one word, the reason, place in the queue, conditions, times. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use memboss_core::{EndReason, LeaseView, Waiting};
+use memboss_crds::{AllocationState, LeasePhase, QueueStatus, VramLease, VramLeaseStatus};
+
+use crate::picture::{Standing, answer, standing};
+
+/// What is known beyond the object itself.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// How the picture's engine sees it, if it is in the queue.
+    pub view: Option<LeaseView>,
+    /// Its place, if it is among those that are told.
+    pub position: Option<u32>,
+    /// Where its pod could run, in a sentence, if nowhere.
+    pub nowhere: Option<String>,
+    /// What about the object could not be read.
+    pub unreadable: Option<String>,
+    /// Its pod is gone or over.
+    pub pod_is_over: bool,
+    /// Its node is gone from the cluster.
+    pub node_is_gone: bool,
+    /// An administrator said to end it whatever holds its memory.
+    pub forced: bool,
+}
+
+/// The state in one word, a reason's name, and a sentence.
+struct Word {
+    phase: LeasePhase,
+    why: String,
+    message: String,
+}
+
+impl Word {
+    fn new(phase: LeasePhase, why: &str, message: impl Into<String>) -> Self {
+        Self { phase, why: why.to_owned(), message: message.into() }
+    }
+}
+
+/// The status as it should be; fields of others are left as they are.
+#[must_use]
+pub fn desired(lease: &VramLease, context: &Context, now: Timestamp) -> VramLeaseStatus {
+    let old = lease.status.clone().unwrap_or_default();
+    if old.phase == Some(LeasePhase::Ended) {
+        return old;
+    }
+    let word = word(lease, context);
+    let ended = word.phase == LeasePhase::Ended;
+    let holds =
+        matches!(word.phase, LeasePhase::Reserved | LeasePhase::Active | LeasePhase::Revoking | LeasePhase::Stopping);
+    let first = |old: &Option<Time>, reached: bool| if reached { old.clone().or(Some(Time(now))) } else { old.clone() };
+    let waits = matches!(word.phase, LeasePhase::Waiting | LeasePhase::Unsatisfiable);
+    let queue = waits.then(|| QueueStatus {
+        position: context.position,
+        reason: Some(word.why.clone()),
+        message: Some(word.message.clone()),
+    });
+    VramLeaseStatus {
+        phase: Some(word.phase),
+        reserved_at: first(&old.reserved_at, holds),
+        active_at: first(&old.active_at, matches!(word.phase, LeasePhase::Active | LeasePhase::Revoking)),
+        ended_at: first(&old.ended_at, ended),
+        end_reason: if ended { Some(word.why.clone()) } else { None },
+        queue,
+        observed_generation: lease.metadata.generation,
+        conditions: conditions(&old.conditions, &word, holds, lease.metadata.generation, now),
+        why: Some(word.why),
+        message: Some(word.message),
+        ..old
+    }
+}
+
+fn word(lease: &VramLease, context: &Context) -> Word {
+    if context.forced {
+        return Word::new(
+            LeasePhase::Ended,
+            EndReason::Deleted.name(),
+            "ended by an administrator, whatever holds its memory",
+        );
+    }
+    match standing(lease) {
+        Standing::Over | Standing::Held if context.node_is_gone => {
+            Word::new(LeasePhase::Ended, EndReason::NodeLost.name(), "its node is gone from the cluster")
+        }
+        Standing::Over => over(lease),
+        Standing::Held => held(lease),
+        Standing::Queued if context.pod_is_over || lease.metadata.deletion_timestamp.is_some() => {
+            Word::new(LeasePhase::Ended, EndReason::Deleted.name(), "its pod is gone; it never held memory")
+        }
+        Standing::Asked => Word::new(
+            LeasePhase::Waiting,
+            "Placed",
+            format!("placed on {}; its agent has not answered yet", node(lease)),
+        ),
+        Standing::Queued => queued(lease, context),
+    }
+}
+
+fn node(lease: &VramLease) -> &str {
+    lease.status.as_ref().and_then(|s| s.placement.as_ref()).map_or("a node", |placed| placed.node.as_str())
+}
+
+fn over(lease: &VramLease) -> Word {
+    let allocation = lease.status.as_ref().and_then(|status| status.allocation.as_ref());
+    let reason = allocation.and_then(|a| a.reason.clone()).unwrap_or_else(|| EndReason::Exited.name().to_owned());
+    Word::new(LeasePhase::Ended, &reason, "its memory was seen free")
+}
+
+fn held(lease: &VramLease) -> Word {
+    let Some(allocation) = answer(lease) else { return Word::new(LeasePhase::Waiting, "Placed", "placed") };
+    let said = allocation.message.clone().unwrap_or_default();
+    let reason = allocation.reason.clone().unwrap_or_default();
+    let place = format!(
+        "{} of {} on {}",
+        lease.spec.requested,
+        allocation.display.as_deref().unwrap_or("its GPU"),
+        node(lease)
+    );
+    match allocation.state {
+        AllocationState::Claimed => {
+            let sentence = if said.is_empty() { format!("{place} is being freed for it") } else { said };
+            Word::new(LeasePhase::Waiting, "Claimed", sentence)
+        }
+        AllocationState::Waiting => Word::new(
+            LeasePhase::Waiting,
+            "ReservationTimedOut",
+            format!("nobody came for its reservation in time; it waits again, bound to {}", node(lease)),
+        ),
+        AllocationState::Reserved => Word::new(LeasePhase::Reserved, "Reserved", format!("{place} is reserved")),
+        AllocationState::Active if allocation.over_lease => {
+            let used = allocation.used.as_deref().unwrap_or("more");
+            Word::new(
+                LeasePhase::Active,
+                EndReason::OverLease.name(),
+                format!("it uses {used}, more than the {} it leased", lease.spec.requested),
+            )
+        }
+        AllocationState::Active => Word::new(LeasePhase::Active, "Active", place),
+        AllocationState::Revoking => {
+            let notice = allocation.notice.clone().unwrap_or_default();
+            let whom = notice.preemptor.map(|p| format!(" for {p}")).unwrap_or_default();
+            let needed = notice.needed.join(" + ");
+            let sentence = format!("asked to free {needed}{whom} within {} s", notice.deadline_seconds);
+            Word::new(LeasePhase::Revoking, &notice.reason, sentence)
+        }
+        AllocationState::Stopping => Word::new(
+            LeasePhase::Stopping,
+            &reason,
+            if said.is_empty() { "its holder is being ended".to_owned() } else { said },
+        ),
+        AllocationState::Refused | AllocationState::Ended => Word::new(LeasePhase::Waiting, &reason, said),
+    }
+}
+
+fn queued(lease: &VramLease, context: &Context) -> Word {
+    if let Some(why) = &context.unreadable {
+        return Word::new(LeasePhase::Unsatisfiable, "Unreadable", why.clone());
+    }
+    if let Some(sentence) = &context.nowhere {
+        return Word::new(LeasePhase::Waiting, "NoEligibleNode", sentence.clone());
+    }
+    match context.view.as_ref().and_then(|view| view.why.as_ref()) {
+        None | Some(Waiting::New) => {
+            let refused = answer(lease).filter(|a| a.state == AllocationState::Refused);
+            match refused {
+                Some(allocation) => Word::new(
+                    LeasePhase::Waiting,
+                    allocation.reason.as_deref().unwrap_or("Refused"),
+                    format!(
+                        "{} refused it and it is placed again: {}",
+                        node(lease),
+                        allocation.message.as_deref().unwrap_or_default()
+                    ),
+                ),
+                None => Word::new(LeasePhase::Waiting, "Queued", "waits behind others that ask for the same"),
+            }
+        }
+        Some(why) if why.is_unsatisfiable() => Word::new(LeasePhase::Unsatisfiable, why.name(), why.to_string()),
+        Some(why) => Word::new(LeasePhase::Waiting, why.name(), why.to_string()),
+    }
+}
+
+fn conditions(old: &[Condition], word: &Word, holds: bool, generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+    let unsatisfiable = word.phase == LeasePhase::Unsatisfiable;
+    [("Granted", holds), ("Unsatisfiable", unsatisfiable)]
+        .into_iter()
+        .map(|(kind, holds)| {
+            let status = if holds { "True" } else { "False" };
+            let before = old.iter().find(|condition| condition.type_ == kind);
+            let since = before
+                .filter(|condition| condition.status == status)
+                .map_or(Time(now), |condition| condition.last_transition_time.clone());
+            let (reason, message) = match (kind, holds) {
+                ("Unsatisfiable", false) => {
+                    ("Satisfiable".to_owned(), "the cluster has GPUs that could hold it".to_owned())
+                }
+                _ => (word.why.clone(), word.message.clone()),
+            };
+            Condition {
+                type_: kind.into(),
+                status: status.into(),
+                reason,
+                message,
+                last_transition_time: since,
+                observed_generation: generation,
+            }
+        })
+        .collect()
+}
+
+/// Whether two statuses say the same in the operator's part. Times of conditions aside: they follow from the rest.
+#[must_use]
+pub fn says_the_same(a: &VramLeaseStatus, b: &VramLeaseStatus) -> bool {
+    let part = |s: &VramLeaseStatus| {
+        (s.phase, s.why.clone(), s.message.clone(), s.queue.clone(), s.end_reason.clone(), s.observed_generation)
+    };
+    part(a) == part(b)
+}
+
+/// The name under which people know a lease.
+#[must_use]
+pub fn display(lease: &VramLease) -> String {
+    format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any())
+}

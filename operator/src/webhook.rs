@@ -1,0 +1,216 @@
+//! The HTTPS server: admission of pods, and agents' credentials. It parses, asks (`admit.rs`, `credentials.rs`) and maps; it decides nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use axum_server::tls_rustls::RustlsConfig;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::core::DynamicObject;
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use memboss_core::Class;
+use memboss_crds::{MemoryNode, parse_mib};
+use memboss_platform::admin::Condition;
+use memboss_platform::shutdown::Shutdown;
+use tracing::{info, warn};
+
+use crate::admit::{MAX_CLASS, Surroundings, admit};
+use crate::certs::{self, Identity};
+use crate::credentials::Issuer;
+use crate::metrics::Figures;
+
+/// How often the certificate is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Desk {
+    namespaces: Store<Namespace>,
+    nodes: Store<MemoryNode>,
+    issuer: Option<Issuer>,
+    figures: Figures,
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk").finish_non_exhaustive()
+    }
+}
+
+impl Desk {
+    /// Starts watching what admission needs to know.
+    #[must_use]
+    pub fn new(client: &Client, issuer: Option<Issuer>, figures: Figures) -> Self {
+        Self { namespaces: kept(Api::all(client.clone())), nodes: kept(Api::all(client.clone())), issuer, figures }
+    }
+
+    fn around(&self, namespace: &str) -> Surroundings {
+        let most = self
+            .namespaces
+            .get(&ObjectRef::new(namespace))
+            .and_then(|ns| ns.annotations().get(MAX_CLASS)?.parse::<Class>().ok());
+        let nodes = self.nodes.state();
+        let gpus = nodes.iter().filter_map(|node| node.status.as_ref()).flat_map(|status| &status.gpus);
+        let gpus = gpus.map(|gpu| (gpu.model.clone(), parse_mib(&gpu.leasable).unwrap_or_default()));
+        Surroundings { gpus: gpus.collect(), most }
+    }
+}
+
+fn kept<K>(api: Api<K>) -> Store<K>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    tokio::spawn(async move {
+        let mut events = watcher(api, watcher::Config::default()).default_backoff().reflect(writer).boxed();
+        while events.next().await.is_some() {}
+    });
+    store
+}
+
+/// What the server needs to start.
+#[derive(Debug)]
+pub struct Place {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The installation's namespace.
+    pub namespace: String,
+    /// The Service by which the API server reaches it.
+    pub service: String,
+}
+
+/// Serves until the shutdown, with a certificate that is renewed meanwhile.
+///
+/// # Errors
+/// When it cannot get a certificate, or not listen.
+pub async fn serve(client: Client, place: Place, desk: Desk, ready: Condition, shutdown: Shutdown) -> Result<()> {
+    let identity = certs::current(&client, &place.namespace, &place.service).await?;
+    let tls = RustlsConfig::from_pem(identity.certificate.clone().into_bytes(), identity.key.clone().into_bytes())
+        .await
+        .context("failed to use the webhook's certificate")?;
+    tokio::spawn(renew(client, (place.namespace.clone(), place.service.clone()), tls.clone(), identity, ready));
+    let router = Router::new()
+        .route("/mutate-pods", post(mutate_pod))
+        .route("/v1/redis-credentials", get(redis_credentials).post(redis_credentials))
+        .layer(axum::extract::DefaultBodyLimit::max(3 << 20))
+        .with_state(Arc::new(desk));
+    let handle = axum_server::Handle::new();
+    tokio::spawn({
+        let handle = handle.clone();
+        async move {
+            shutdown.cancelled().await;
+            handle.graceful_shutdown(Some(Duration::from_secs(5)));
+        }
+    });
+    axum_server::bind_rustls(place.address, tls)
+        .handle(handle)
+        .serve(router.into_make_service())
+        .await
+        .with_context(|| format!("failed to serve on {}", place.address))
+}
+
+/// Looks whether the Secret has another certificate, or its time is near, and goes over to it without a break.
+async fn renew(
+    client: Client,
+    (namespace, service): (String, String),
+    tls: RustlsConfig,
+    mut used: Identity,
+    ready: Condition,
+) {
+    loop {
+        match certs::current(&client, &namespace, &service).await {
+            Ok(identity) => {
+                if identity != used {
+                    let changed = tls
+                        .reload_from_pem(identity.certificate.clone().into_bytes(), identity.key.clone().into_bytes())
+                        .await;
+                    match changed {
+                        Ok(()) => {
+                            info!("the webhook uses a new certificate");
+                            used = identity;
+                        }
+                        Err(error) => warn!(
+                            error = &error as &dyn std::error::Error,
+                            "the new certificate cannot be used; the old one stays"
+                        ),
+                    }
+                }
+                match certs::publish(&client, &used).await {
+                    Ok(()) => ready.ready(),
+                    Err(error) => warn!(error = &*error, "the API server could not be told the webhook's CA"),
+                }
+            }
+            Err(error) => warn!(error = &*error, "the webhook's certificate could not be looked at"),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn mutate_pod(
+    State(desk): State<Arc<Desk>>,
+    Json(review): Json<AdmissionReview<Pod>>,
+) -> Json<AdmissionReview<DynamicObject>> {
+    let request: AdmissionRequest<Pod> = match review.try_into() {
+        Ok(request) => request,
+        Err(error) => {
+            return Json(AdmissionResponse::invalid(format!("the review has no request: {error}")).into_review());
+        }
+    };
+    Json(answer(&desk, &request).into_review())
+}
+
+fn answer(desk: &Desk, request: &AdmissionRequest<Pod>) -> AdmissionResponse {
+    let response = AdmissionResponse::from(request);
+    let Some(pod) = &request.object else { return response };
+    let namespace = request.namespace.as_deref().unwrap_or_default();
+    match admit(pod, &desk.around(namespace)) {
+        Ok(None) => response,
+        Ok(Some(changed)) => {
+            let patch = serde_json::to_value(pod)
+                .and_then(|before| Ok(json_patch::diff(&before, &serde_json::to_value(&changed)?)));
+            match patch
+                .map_err(|error| error.to_string())
+                .and_then(|patch| response.with_patch(patch).map_err(|error| error.to_string()))
+            {
+                Ok(response) => response,
+                Err(error) => {
+                    AdmissionResponse::from(request).deny(format!("memboss failed to write its changes: {error}"))
+                }
+            }
+        }
+        Err(wrong) => {
+            desk.figures.refused();
+            let all: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+            info!(namespace, pod = request.name, problems = all.join("; "), "refused a pod");
+            response.deny(all.join("; "))
+        }
+    }
+}
+
+async fn redis_credentials(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
+    let Some(issuer) = &desk.issuer else {
+        return (StatusCode::NOT_FOUND, "this installation has no Redis\n").into_response();
+    };
+    let token = headers
+        .get("authorization")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "));
+    let Some(token) = token else { return (StatusCode::UNAUTHORIZED, "a bearer token is needed\n").into_response() };
+    match issuer.issue(token).await {
+        Ok(credentials) => Json(credentials).into_response(),
+        Err(error) => {
+            warn!(error = &*error, "credentials were asked for and not given");
+            (StatusCode::FORBIDDEN, format!("{error}\n")).into_response()
+        }
+    }
+}

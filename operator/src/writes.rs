@@ -1,0 +1,213 @@
+//! Carries out what was planned, one act after the other for each object. It may not decide: an act that no longer fits what is there is refused by
+//! the API server and planned again.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt as _};
+use memboss_core::EndReason;
+use memboss_crds::{FINALIZER, LeasePhase, OPERATOR, VramLease, VramLeaseStatus};
+use serde_json::{Value, json};
+
+use crate::plan::Act;
+use crate::speak::Speaker;
+use crate::world::{Key, World};
+
+/// The seconds that a pod always gets between SIGTERM and SIGKILL: a forced deletion would free its units before the kubelet has freed them.
+const LEAST_GRACE: u32 = 1;
+
+/// What an act needs to know of the object as it was seen.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    lease: Option<VramLease>,
+    pod: Option<Pod>,
+}
+
+impl Seen {
+    /// The object that the act writes.
+    #[must_use]
+    pub fn of(world: &World, act: &Act) -> Self {
+        let (kind, key) = act.object();
+        match kind {
+            "pod" => Self { pod: world.pods.get(&key).cloned(), lease: None },
+            _ => {
+                let lease = world.leases.get(&key).cloned();
+                let pod = lease.as_ref().and_then(|lease| world.pod_of(lease)).cloned();
+                Self { lease, pod }
+            }
+        }
+    }
+}
+
+/// The way into the API server.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    speaker: Speaker,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    /// Writes by that client.
+    #[must_use]
+    pub const fn new(client: Client, speaker: Speaker) -> Self {
+        Self { client, speaker }
+    }
+
+    /// Carries out one act.
+    ///
+    /// # Errors
+    /// What the API server said; not for what is gone or was done already.
+    pub async fn carry_out(&self, act: Act, seen: Seen) -> Result<(), kube::Error> {
+        match act {
+            Act::Create(lease) => {
+                let api = self.leases(&lease.namespace().unwrap_or_default());
+                passable(
+                    api.create(&PostParams { field_manager: Some(OPERATOR.into()), ..PostParams::default() }, &lease)
+                        .await,
+                    &[409],
+                )
+            }
+            Act::Place(key, placement) => {
+                // Only onto the lease as it was seen: whoever else decided meanwhile wins.
+                let version = seen.lease.as_ref().and_then(kube::ResourceExt::resource_version);
+                self.status(
+                    &key,
+                    &json!({ "metadata": { "resourceVersion": version }, "status": { "placement": placement } }),
+                )
+                .await
+            }
+            Act::Withdraw(key, reason) => {
+                self.status(&key, &json!({ "status": { "placement": { "withdrawn": reason.name() } } })).await
+            }
+            Act::Inherited(key, heir) => self.status(&key, &json!({ "status": { "inheritedBy": heir } })).await,
+            Act::Say(key, status) => {
+                self.status(&key, &json!({ "status": operators_part(&status) })).await?;
+                if let Some(lease) = &seen.lease {
+                    self.speaker.lease_changed(lease, seen.pod.as_ref(), &status).await;
+                }
+                Ok(())
+            }
+            Act::OpenGate(key, patch) => self.open_gate(&key, patch).await,
+            Act::Evict(_, reason) => match &seen.pod {
+                Some(pod) => self.evict(pod, reason).await,
+                None => Ok(()),
+            },
+            Act::Release(key) => self.release(&key, seen.lease.as_ref()).await,
+            Act::Forget(key) => {
+                let (namespace, name) = split(&key);
+                passable(self.leases(namespace).delete(name, &DeleteParams::default()).await.map(|_| ()), &[404])
+            }
+        }
+    }
+
+    fn leases(&self, namespace: &str) -> Api<VramLease> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    async fn status(&self, key: &Key, patch: &Value) -> Result<(), kube::Error> {
+        let (namespace, name) = split(key);
+        let parameters = PatchParams { field_manager: Some(OPERATOR.into()), ..PatchParams::default() };
+        passable(self.leases(namespace).patch_status(name, &parameters, &Patch::Merge(patch)).await, &[404, 409])
+    }
+
+    async fn open_gate(&self, key: &Key, patch: Value) -> Result<(), kube::Error> {
+        let (namespace, name) = split(key);
+        let Ok(patch) = serde_json::from_value::<json_patch::Patch>(patch) else { return Ok(()) };
+        let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
+        passable(api.patch(name, &PatchParams::default(), &Patch::<()>::Json(patch)).await, &[404, 409])
+    }
+
+    /// Says why in the pod's status, so that a Job does not count it as a failure of its own; then evicts, and where that is refused, deletes.
+    async fn evict(&self, pod: &Pod, reason: EndReason) -> Result<(), kube::Error> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let name = pod.name_any();
+        let condition = json!({ "status": { "conditions": [{
+            "type": "DisruptionTarget", "status": "True", "reason": format!("Memboss{reason}"),
+            "message": "its lease of GPU memory is needed elsewhere", "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().to_string().split('.').next().map(|s| format!("{}Z", s.trim_end_matches('Z'))),
+        }] } });
+        passable(api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(condition)).await, &[404, 409])?;
+        self.speaker.evicting(pod, reason).await;
+        let same = Preconditions { uid: pod.uid(), resource_version: None };
+        let options = DeleteParams { preconditions: Some(same.clone()), ..DeleteParams::default() };
+        let evicted = api.evict(&name, &EvictParams { delete_options: Some(options), ..EvictParams::default() }).await;
+        match evicted {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            // A budget stands against it. The notice was the time to go; the class decides now.
+            Err(kube::Error::Api(status)) if status.code == 429 => {
+                let grace = pod
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.termination_grace_period_seconds)
+                    .and_then(|s| u32::try_from(s).ok());
+                let grace = grace.unwrap_or(30).clamp(LEAST_GRACE, 30);
+                let options = DeleteParams {
+                    grace_period_seconds: Some(grace),
+                    preconditions: Some(same),
+                    ..DeleteParams::default()
+                };
+                passable(api.delete(&name, &options).await.map(|_| ()), &[404, 409])
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn release(&self, key: &Key, lease: Option<&VramLease>) -> Result<(), kube::Error> {
+        let Some(lease) = lease else { return Ok(()) };
+        let Some(at) = lease.finalizers().iter().position(|finalizer| finalizer == FINALIZER) else { return Ok(()) };
+        let patch = json!([
+            { "op": "test", "path": format!("/metadata/finalizers/{at}"), "value": FINALIZER },
+            { "op": "remove", "path": format!("/metadata/finalizers/{at}") },
+        ]);
+        let Ok(patch) = serde_json::from_value::<json_patch::Patch>(patch) else { return Ok(()) };
+        let (namespace, name) = split(key);
+        passable(
+            self.leases(namespace).patch(name, &PatchParams::default(), &Patch::<()>::Json(patch)).await,
+            &[404, 409, 422],
+        )
+    }
+}
+
+/// The fields of a status that are the operator's, with nothing said where something is to be taken back.
+fn operators_part(status: &VramLeaseStatus) -> Value {
+    let mut part = json!({
+        "phase": status.phase, "why": status.why, "message": status.message, "queue": status.queue,
+        "conditions": status.conditions, "observedGeneration": status.observed_generation,
+    });
+    let times = [
+        ("reservedAt", json!(status.reserved_at)),
+        ("activeAt", json!(status.active_at)),
+        ("endedAt", json!(status.ended_at)),
+    ];
+    if let Some(fields) = part.as_object_mut() {
+        fields
+            .extend(times.into_iter().filter(|(_, time)| !time.is_null()).map(|(name, time)| (name.to_owned(), time)));
+        if status.phase == Some(LeasePhase::Ended) {
+            fields.insert("endReason".into(), json!(status.end_reason));
+        }
+        // A merge leaves what is not named: parts of an old reason must not stay beside a new one.
+        if let Some(queue) = &status.queue {
+            let all = json!({ "position": queue.position, "reason": queue.reason, "message": queue.message });
+            fields.insert("queue".into(), all);
+        }
+    }
+    part
+}
+
+fn split(key: &str) -> (&str, &str) {
+    key.split_once('/').unwrap_or(("", key))
+}
+
+/// Errors with those codes mean that the world has moved on; what is to be done then is planned again.
+fn passable<T>(outcome: Result<T, kube::Error>, codes: &[u16]) -> Result<(), kube::Error> {
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if codes.contains(&status.code) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
