@@ -65,6 +65,9 @@ pub async fn run(source: Source, snapshots: watch::Receiver<Arc<Snapshot>>, puls
             () = tokio::time::sleep(pause) => {}
         }
         let snapshot = snapshots.borrow().clone();
+        if !snapshot.is_known() {
+            continue;
+        }
         match beat.write(&snapshot).await {
             Ok(was_there) => {
                 pulse.beats.fetch_add(1, Ordering::Relaxed);

@@ -8,6 +8,7 @@ use memboss_platform::log;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    log::init(arguments.log_format, "info")?;
+    // What the client library logs is in our own errors, with what it was for.
+    log::init(arguments.log_format, "info,kube_client=off")?;
     start::run(arguments).await
 }

@@ -193,6 +193,9 @@ pub fn judge(order: &Order, held: &Held<'_>, floor: Option<&Epoch>, may_grant: b
             Held::Nothing | Held::Refused { .. } => Action::Close(reason),
         };
     }
+    if let (Held::Nothing | Held::Refused { .. }, Some(reason)) = (held, over_by_record(order)) {
+        return Action::Close(reason);
+    }
     match held {
         Held::Lease { answered, phase, placement } => {
             let same_object = answered.object == order.object;
@@ -218,6 +221,13 @@ pub fn judge(order: &Order, held: &Held<'_>, floor: Option<&Epoch>, may_grant: b
             None => Action::Confirm,
         },
     }
+}
+
+/// Why that very placement is over, if its object says so: the ledger that knew may be lost.
+fn over_by_record(order: &Order) -> Option<EndReason> {
+    let recorded = order.recorded.as_ref()?;
+    let over = recorded.state == State::Ended && recorded.attempt >= order.attempt;
+    over.then(|| recorded.reason.unwrap_or(EndReason::Exited))
 }
 
 fn is_answer_to(answered: &Answered, order: &Order) -> bool {

@@ -128,6 +128,21 @@ fn what_is_unwanted_is_released_once_and_said_to_be_over_where_nothing_is_held()
 }
 
 #[test]
+fn what_its_object_says_is_over_is_not_taken_again_after_the_ledger_was_lost() {
+    let recorded = |attempt| Recorded {
+        state: State::Ended,
+        attempt,
+        gpus: vec![],
+        token: Token::default(),
+        reason: Some(EndReason::Preempted),
+    };
+    let over = Order { recorded: Some(recorded(2)), ..order(2) };
+    assert_eq!(judge(&over, &Held::Nothing, Some(&epoch("i", 5)), true), Action::Close(EndReason::Preempted));
+    let again = Order { recorded: Some(recorded(1)), ..order(2) };
+    assert_eq!(judge(&again, &Held::Nothing, Some(&epoch("i", 5)), true), Action::Admit);
+}
+
+#[test]
 fn a_container_gets_its_own_part_of_its_own_slots() {
     let mib = Mib::from_mib;
     let shares = [mib(8192), mib(4096)];

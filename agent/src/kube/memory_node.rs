@@ -28,6 +28,9 @@ pub(super) async fn run(mut cluster: Cluster) -> anyhow::Result<()> {
     let api: Api<MemoryNode> = Api::all(cluster.client.clone());
     let mut written: Option<(MemoryNodeStatus, Mib, Instant)> = None;
     let mut backoff = BACKOFF.0;
+    if !cluster.has_something_to_say().await {
+        return Ok(());
+    }
     while !cluster.shutdown.is_cancelled() {
         let snapshot = cluster.snapshots.borrow_and_update().clone();
         let wanted = status(&snapshot);
@@ -43,7 +46,9 @@ pub(super) async fn run(mut cluster: Cluster) -> anyhow::Result<()> {
                     backoff = BACKOFF.0;
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot write the MemoryNode yet");
+                    if backoff == BACKOFF.0 {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "cannot write the MemoryNode yet");
+                    }
                     pause(&cluster.shutdown, backoff).await;
                     backoff = (backoff * 2).min(BACKOFF.1);
                     continue;

@@ -53,6 +53,16 @@ pub fn start(cluster: &Cluster, news: mpsc::UnboundedReceiver<News>, tasks: &mut
     tasks.spawn(events::run(cluster.clone(), news));
 }
 
+impl Cluster {
+    /// Waits until there is something to publish; `false` when it is time to end.
+    async fn has_something_to_say(&mut self) -> bool {
+        tokio::select! {
+            () = self.shutdown.cancelled() => false,
+            known = self.snapshots.wait_for(|snapshot| snapshot.is_known()) => known.is_ok(),
+        }
+    }
+}
+
 /// Waits, unless it is time to end.
 async fn pause(shutdown: &Shutdown, time: std::time::Duration) {
     tokio::select! {

@@ -39,14 +39,20 @@ struct Written {
 
 struct Publisher {
     client: Client,
+    /// The last round failed: said once.
+    failing: bool,
     written: BTreeMap<LeaseId, Written>,
     told: BTreeMap<String, Told>,
 }
 
 /// Publishes until the shutdown.
 pub(super) async fn run(mut cluster: Cluster, relisted: Arc<Notify>) -> anyhow::Result<()> {
-    let mut publisher = Publisher { client: cluster.client.clone(), written: BTreeMap::new(), told: BTreeMap::new() };
+    let mut publisher =
+        Publisher { client: cluster.client.clone(), failing: false, written: BTreeMap::new(), told: BTreeMap::new() };
     let mut backoff = BACKOFF.0;
+    if !cluster.has_something_to_say().await {
+        return Ok(());
+    }
     loop {
         let snapshot = cluster.snapshots.borrow_and_update().clone();
         if publisher.round(&snapshot.leases).await {
@@ -101,9 +107,14 @@ impl Publisher {
                 }
                 Err(error) => {
                     all = false;
-                    tracing::warn!(%lease, error = &error as &dyn std::error::Error, "cannot write its state yet");
+                    if !std::mem::replace(&mut self.failing, true) {
+                        tracing::warn!(%lease, error = &error as &dyn std::error::Error, "cannot write its state yet");
+                    }
                 }
             }
+        }
+        if all && std::mem::take(&mut self.failing) {
+            tracing::info!("the states of all leases are written");
         }
         all
     }

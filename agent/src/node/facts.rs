@@ -11,6 +11,9 @@ use crate::probes::nvml::{GpuReading, NoNvml, Sample, Usage};
 use crate::probes::processes::{Owner, PodUid};
 use crate::probes::xid::Xid;
 
+/// Why a GPU that a ledger tells of is closed at first.
+pub(super) const NOT_READ: &str = "not read yet";
+
 /// A GPU as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuState {
@@ -105,7 +108,7 @@ impl Node {
             present: None,
         };
         let gpu = self.gpus.entry(uuid.clone()).or_insert(fresh);
-        let was = gpu.health.health();
+        let was_lost = gpu.health.health() != Health::Healthy && gpu.health.reason() != NOT_READ;
         gpu.index = reading.index;
         gpu.model = model;
         gpu.total = Mib::from_bytes_floor(usage.total);
@@ -113,7 +116,7 @@ impl Node {
         gpu.usage = attribute(usage.used, &holders, &charged);
         gpu.present = Some(present);
         gpu.health.clean(now);
-        if was != Health::Healthy && gpu.health.health() == Health::Healthy {
+        if was_lost && gpu.health.health() == Health::Healthy {
             self.tell(None, Severity::Normal, "GpuRecovered", format!("GPU {uuid} is well again"));
         }
     }

@@ -3,7 +3,7 @@
 use memboss_core::{Admission, EndReason, LeaseId, Moment, NodeSelector, Phase, Refused};
 
 use super::{Hold, Node, RefusedOrder, Severity};
-use crate::order::{Action, Answered, Epoch, Held, Order, judge};
+use crate::order::{Action, Answered, Epoch, Held, Order, State, judge};
 use crate::store::{Ended, Holder};
 
 impl Node {
@@ -58,7 +58,13 @@ impl Node {
             }
             Action::Close(reason) => {
                 self.refused.remove(lease);
-                let ended = Ended { answered: answered(order), reason, gpus: Vec::new(), token: Default::default() };
+                let before = order.recorded.as_ref().filter(|recorded| recorded.state == State::Ended);
+                let ended = Ended {
+                    answered: answered(order),
+                    reason,
+                    gpus: before.map(|recorded| recorded.gpus.clone()).unwrap_or_default(),
+                    token: before.map(|recorded| recorded.token).unwrap_or_default(),
+                };
                 self.ended.insert(lease.clone(), ended);
             }
             Action::Confirm => self.wants_incarnation = true,

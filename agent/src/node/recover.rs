@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use memboss_core::{EndReason, Engine, LeaseRecord, Moment, Phase, Placement, Policy, Refused, Slot, Token};
 
+use super::facts::NOT_READ;
 use super::orders::{answered, holder_of};
 use super::{Cluster, Counters, GpuState, Hold, Node, PodState, Settings, Severity};
 use crate::attribution::GpuUse;
@@ -126,7 +127,7 @@ impl Node {
     fn know_gpus(&mut self, gpus: Vec<crate::store::KnownGpu>, now: Moment) {
         for gpu in gpus {
             let mut health = GpuHealth::default();
-            health.silent("not read yet", now);
+            health.silent(NOT_READ, now);
             let state = GpuState {
                 index: gpu.index,
                 model: gpu.model,

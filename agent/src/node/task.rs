@@ -98,6 +98,8 @@ struct Task {
     written: Option<Ledger>,
     marked: Option<Marker>,
     digest: [u8; 8],
+    /// The first look has come to an end: before that, what was adopted would be shown as if its GPUs were lost.
+    has_looked: bool,
     dead: bool,
 }
 
@@ -117,8 +119,10 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
         written: None,
         marked: None,
         digest: [0; 8],
+        has_looked: false,
         dead: false,
     };
+    task.begin_look();
     task.after_step();
     loop {
         let wake = task.next_wake();
@@ -171,6 +175,7 @@ impl Task {
         match &mut self.look {
             Some(look) if now >= look.asked + silent_after => {
                 look.asked = now;
+                self.has_looked = true;
                 Input::NvmlSilent
             }
             Some(_) => Input::Tick,
@@ -199,6 +204,7 @@ impl Task {
 
     fn observed(&mut self, reading: Reading) -> Input {
         let Some(look) = self.look.take() else { return Input::Tick };
+        self.has_looked = true;
         let pids: BTreeSet<u32> = match &reading {
             Ok(sample) => sample
                 .gpus
@@ -223,8 +229,9 @@ impl Task {
             self.next_look = Instant::now() + Duration::from_secs(1);
             return;
         }
-        let snapshot = Arc::new(self.node.snapshot(self.digest));
-        self.doors.snapshots.send_replace(snapshot);
+        if self.has_looked {
+            self.doors.snapshots.send_replace(Arc::new(self.node.snapshot(self.digest)));
+        }
         for answer in self.node.take_answers() {
             answer();
         }

@@ -34,6 +34,14 @@ pub struct Snapshot {
     pub wants_incarnation: bool,
 }
 
+impl Snapshot {
+    /// Whether the node has been looked at; before that there is nothing to show.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.node.is_empty()
+    }
+}
+
 /// A GPU as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuSeen {

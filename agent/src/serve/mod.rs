@@ -34,6 +34,18 @@ pub struct Desk {
     pub proc_root: PathBuf,
 }
 
+impl Desk {
+    /// What was published last.
+    fn known(&self) -> Result<Arc<Snapshot>, Status> {
+        let snapshot = self.snapshots.borrow().clone();
+        if snapshot.is_known() {
+            Ok(snapshot)
+        } else {
+            Err(Status::unavailable("the agent has not looked at its GPUs yet"))
+        }
+    }
+}
+
 /// A socket could not be served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -48,7 +48,7 @@ impl Node for Service {
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let snapshot = self.desk.snapshots.borrow().clone();
+        let snapshot = self.desk.known()?;
         let now = clock::now();
         Ok(Response::new(v1::StatusResponse {
             node: snapshot.node.clone(),
@@ -63,8 +63,8 @@ impl Node for Service {
     type WatchGpusStream = GpuStream;
 
     async fn watch_gpus(&self, _: Request<v1::WatchGpusRequest>) -> Result<Response<GpuStream>, Status> {
-        let lists =
-            WatchStream::new(self.desk.snapshots.clone()).map(|snapshot| Arc::new(message::gpu_list(&snapshot)));
+        let lists = WatchStream::new(self.desk.snapshots.clone())
+            .filter_map(|snapshot| async move { snapshot.is_known().then(|| Arc::new(message::gpu_list(&snapshot))) });
         Ok(Response::new(Box::pin(
             super::workload_service::changes(lists)
                 .take_until(self.shutdown.clone().cancelled_owned())

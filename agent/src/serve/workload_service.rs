@@ -31,7 +31,7 @@ impl Workload for Service {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<LeaseStream>, Status> {
         let pod = peer::pod(request.extensions(), &self.desk.proc_root)?;
-        if held_by(&self.desk.snapshots.borrow(), &pod).is_none() {
+        if held_by(&*self.desk.known()?, &pod).is_none() {
             return Err(Status::not_found(format!("pod {pod} holds no lease on this node")));
         }
         let leases = WatchStream::new(self.desk.snapshots.clone()).filter_map(move |snapshot| {
