@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/memboss/crds");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/memboss/files/crds");
     let check = std::env::args().any(|arg| arg == "--check");
     match run(&folder, check) {
         Ok(0) => ExitCode::SUCCESS,
