@@ -34,6 +34,8 @@ pub async fn run(
     let Some(client) = client else { return };
     let mut connection: Option<ConnectionManager> = None;
     let mut good_since: Option<Instant> = None;
+    // A node that never had one is not missing it: its agent may not have its credentials yet.
+    let mut met: BTreeSet<String> = BTreeSet::new();
     while !shutdown.is_cancelled() {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -57,8 +59,9 @@ pub async fn run(
             }
         }
         let trusted = good_since.is_some_and(|since| since.elapsed() >= TRUSTED_AFTER);
-        let missing =
-            names.into_iter().zip(beats.unwrap_or_default()).filter(|(_, beats)| !beats).map(|(name, _)| name);
+        let told: Vec<_> = names.into_iter().zip(beats.unwrap_or_default()).collect();
+        met.extend(told.iter().filter(|(_, beats)| *beats).map(|(name, _)| name.clone()));
+        let missing = told.into_iter().filter(|(name, beats)| !beats && met.contains(name)).map(|(name, _)| name);
         let pulse =
             Pulse { suspects: if trusted { missing.collect() } else { BTreeSet::new() }, redis_answers: answers };
         out.send_if_modified(|old| {

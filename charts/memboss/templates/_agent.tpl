@@ -15,7 +15,7 @@ capabilities:
   args:
     - --admin-address=0.0.0.0:9401
     # Not at /sys/fs/cgroup: there a container has its own.
-    - --cgroup-root=/host/sys/fs/cgroup
+    - --cgroup-root={{ .Values.agent.cgroupRoot }}
     - --log-format={{ .Values.logFormat }}
     {{- if include "memboss.redisUrl" . }}
     - --operator-url=https://memboss-operator.{{ .Release.Namespace }}.svc:443

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Shows the main job on the demo's cluster, with what to try next: pods share a GPU, one waits and says why, an URGENT one gets its memory from a
+# BATCH one after a notice. $K runs a command in the cluster. It may only touch the namespace `demo`.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+k() { $K kubectl "$@"; }
+title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+show() { k -n demo get vramleases; }
+lease_is() { [ "$(k -n demo get vramleases -o jsonpath="{.items[?(@.spec.subject.podName=='$1')].status.phase}")" = "$2" ]; }
+until_is() { # until_is POD PHASE…
+  local pod=$1; shift
+  for _ in $(seq 300); do
+    for phase in "$@"; do if lease_is "$pod" "$phase"; then return; fi; done
+    sleep 0.2
+  done
+  echo "error: the lease of $pod did not become $*" >&2; show >&2; exit 1
+}
+
+title "The nodes and their (simulated) GPUs"
+k get memorynodes
+
+k create namespace demo --dry-run=client -o yaml | k apply -f - >/dev/null
+k annotate namespace demo --overwrite memboss.dev/max-class=urgent >/dev/null
+k -n demo delete pods,jobs --all --wait --grace-period=1 >/dev/null 2>&1 || true
+k -n demo delete vramleases --all --wait=false >/dev/null 2>&1 || true
+gpu=$(k get memorynode node1 -o jsonpath='{.status.gpus[0].uuid}')
+pods() { sed "s/\$GPU/$gpu/" "$here/$1" | k -n demo apply -f - >/dev/null; }
+
+title "Two pods ask for 8Gi and 12Gi of one 24 GiB GPU; a third asks for 8Gi more and waits, with its place and the reason"
+pods sharing.yaml
+until_is small Active; until_is large Active; until_is third Waiting
+sleep 1
+show
+
+title "An URGENT pod needs 10Gi there. The BATCH pod 'large' is told, has its time, and gives way"
+pods urgent.yaml
+until_is large Revoking Stopping Ended
+show
+until_is urgent Active
+title "... and the URGENT pod runs"
+show
+k -n demo logs large 2>/dev/null | grep notice || true
+
+cat <<TEXT
+
+What to try (K='$K'):
+  \$K kubectl get vramleases -A -o wide                   who holds or waits for what, and why
+  \$K kubectl -n demo describe pod third                  the events tell the story
+  \$K kubectl -n demo delete pod small                    the waiting one gets the memory
+  \$K kubectl get memorynodes -o yaml                     what each agent sees
+  \$K kubectl -n demo run wrong --image=x --annotations=memboss.dev/vram=lots     refused, with what would be right
+  make demo-down                                         ends all of it
+TEXT

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs the tests of tests/e2e on a fresh test bed and ends the bed afterwards, whatever came of it.
+#   tests/cluster-test.sh [FILTER]       KEEP=1 leaves the bed for looking around; BED=name uses one that runs already
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+bed=${BED:-test}
+started=
+finish() {
+  code=$?
+  if [ $code != 0 ]; then "$here/diagnose.sh" "$bed" || true; fi
+  if [ -n "$started" ] && [ -z "${KEEP:-}" ]; then "$here/cluster/down.sh" --name "$bed" || code=1; fi
+  exit $code
+}
+"$here/cluster/build.sh"
+if ! "$here/cluster/k.sh" --name "$bed" true 2>/dev/null; then
+  trap finish EXIT
+  started=1
+  "$here/cluster/up.sh" --name "$bed" --nodes 2
+fi
+"$here/install.sh" "$bed"
+echo "building the tests"
+binary=$(cd "$here/.." && cargo test --locked --release --no-run -p memboss-tests --test cluster --message-format json 2>/dev/null |
+  jq -r 'select(.executable != null and .target.name == "cluster") | .executable' | tail -1)
+MEMBOSS_BED=$bed "$here/on-bed.sh" "$bed" "$binary" --include-ignored --test-threads 1 "$@"
