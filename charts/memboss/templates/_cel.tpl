@@ -11,3 +11,42 @@
 {{- define "memboss.cel.units" -}}
 has(c.resources) && ((has(c.resources.limits) && 'memboss.dev/vram' in c.resources.limits) || (has(c.resources.requests) && 'memboss.dev/vram' in c.resources.requests))
 {{- end -}}
+
+{{/* A refusal's words: (dict "key" CEL of the annotation's short name, "right" CEL of what would be right). */}}
+{{- define "memboss.cel.wrong" -}}
+'memboss.dev/' + {{ .key }} + ': "' + variables.annotations['memboss.dev/' + {{ .key }}] + '" is not possible: ' + {{ .right }}
+{{- end -}}
+
+{{/* The annotations of an object, empty if it has none. */}}
+{{- define "memboss.cel.annotations" -}}
+has({{ . }}.metadata.annotations) ? {{ . }}.metadata.annotations : {}
+{{- end -}}
+
+{{/* Whether a pod has our label or our gate. */}}
+{{- define "memboss.cel.marked" -}}
+(has({{ . }}.metadata.labels) && 'memboss.dev/leased' in {{ . }}.metadata.labels)
+|| (has({{ . }}.spec.schedulingGates) && {{ . }}.spec.schedulingGates.exists(g, g.name == 'memboss.dev/lease'))
+{{- end -}}
+
+{{/* A policy's binding: (dict "root" $ "name" …). */}}
+{{- define "memboss.binding" -}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ .name }}
+  {{- include "memboss.meta" (dict "root" .root "component" "policy") | nindent 2 }}
+spec:
+  policyName: {{ .name }}
+  validationActions: [Deny]
+{{- end -}}
+
+{{/* Which namespaces' pods a policy or webhook is for. */}}
+{{- define "memboss.namespaceSelector" -}}
+namespaceSelector:
+  matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: NotIn
+      values:
+        {{- include "memboss.excluded" . | nindent 8 }}
+{{- end -}}

@@ -1,0 +1,132 @@
+{{/* The checks of new pods, in the order in which they are told. The words are those of operator/src/annotations.rs. */}}
+
+{{- define "memboss.policy.variables" -}}
+- name: annotations
+  expression: {{ include "memboss.cel.annotations" "object" | quote }}
+# Our annotations, without the prefix.
+- name: ours
+  expression: variables.annotations.filter(k, k.startsWith('memboss.dev/')).map(k, k.substring(12))
+- name: inits
+  expression: "has(object.spec.initContainers) ? object.spec.initContainers : []"
+# Who may hold a lease: ordinary containers and sidecars.
+- name: eligible
+  expression: object.spec.containers.map(c, c.name) + variables.inits.filter(c, has(c.restartPolicy) && c.restartPolicy == 'Always').map(c, c.name)
+- name: plainInits
+  expression: variables.inits.filter(c, !(has(c.restartPolicy) && c.restartPolicy == 'Always'))
+- name: names
+  expression: variables.eligible.join(', ')
+- name: known
+  expression: "['vram', 'container', 'containers', 'priority', 'gpu-model', 'gpu-uuid', 'layout', 'notice', 'protection', 'can-shrink', 'can-offload']"
+- name: words
+  expression: >-
+    {'priority': ['urgent', 'high', 'normal', 'low', 'batch'], 'containers': ['share', 'separate'], 'layout': ['pack', 'spread'],
+    'can-shrink': ['true', 'false'], 'can-offload': ['true', 'false']}
+- name: most
+  expression: "{'notice': 300, 'protection': 86400}"
+- name: byName
+  expression: variables.ours.filter(k, k.startsWith('vram.')).map(k, k.substring(5))
+# The container that memboss.dev/vram is for.
+- name: target
+  expression: "'container' in variables.ours ? variables.annotations['memboss.dev/container'] : object.spec.containers[0].name"
+- name: asking
+  expression: "variables.byName + ('vram' in variables.ours ? [variables.target] : [])"
+- name: withUnits
+  expression: >-
+    (object.spec.containers + variables.inits).filter(c, {{ include "memboss.cel.units" . }}).map(c, c.name)
+- name: class
+  expression: "'priority' in variables.ours ? variables.annotations['memboss.dev/priority'] : 'normal'"
+- name: classes
+  expression: "['batch', 'low', 'normal', 'high', 'urgent']"
+# The highest class of the namespace; only an administrator makes one urgent.
+- name: allowed
+  expression: >-
+    has(namespaceObject.metadata.annotations) && 'memboss.dev/max-class' in namespaceObject.metadata.annotations
+    && namespaceObject.metadata.annotations['memboss.dev/max-class'] in variables.classes
+    ? namespaceObject.metadata.annotations['memboss.dev/max-class'] : 'high'
+# What is wrong, each a list of short names.
+- name: unknown
+  expression: variables.ours.filter(k, !(k in variables.known) && !k.startsWith('vram.'))
+- name: badAmounts
+  expression: >-
+    variables.ours.filter(k, (k == 'vram' || k.startsWith('vram.')) && !variables.annotations['memboss.dev/' + k].matches(
+    '^(([1-9]|1[0-6])x)?([1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?|([1-9][0-9]?|100)%)$'))
+- name: badWords
+  expression: variables.ours.filter(k, k in variables.words && !(variables.annotations['memboss.dev/' + k] in variables.words[k]))
+- name: badSeconds
+  expression: >-
+    variables.ours.filter(k, k in variables.most && (!variables.annotations['memboss.dev/' + k].matches('^[0-9]{1,9}s?$')
+    || int(variables.annotations['memboss.dev/' + k].replace('s', '')) > variables.most[k]))
+- name: strangers
+  expression: variables.byName.filter(n, !(n in variables.eligible))
+- name: withoutUnits
+  expression: variables.asking.filter(n, !(n in variables.withUnits))
+{{- end -}}
+
+{{- define "memboss.policy.syntax" -}}
+- expression: variables.unknown.size() == 0
+  message: there is no such annotation of memboss
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "variables.unknown[0]" "right" "(variables.unknown[0] in ['ram', 'model'] ? 'this version leases VRAM only: leave it out' : 'there is no such annotation; what a pod may ask by is ' + variables.known.join(', ') + ', vram.<container>')") }}
+- expression: variables.badAmounts.size() == 0
+  message: an amount of GPU memory is not one
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "variables.badAmounts[0]" "right" "'write whole Mi or Gi (8Gi, 8000Mi), a share (50%, from 1% to 100%), or either for several GPUs (2x8Gi, up to 16)'") }}
+- expression: variables.badWords.size() == 0
+  message: an annotation of memboss has a value that it cannot have
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "variables.badWords[0]" "right" "'one of ' + variables.words[variables.badWords[0]].join(', ')") }}
+- expression: variables.badSeconds.size() == 0
+  message: an annotation of memboss is not in whole seconds
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "variables.badSeconds[0]" "right" "'whole seconds, at most ' + string(variables.most[variables.badSeconds[0]])") }}
+- expression: "!('gpu-model' in variables.ours) || variables.annotations['memboss.dev/gpu-model'].split('|').all(p, p.trim() != '')"
+  message: "memboss.dev/gpu-model has an empty part: write parts of model names, separated by |: H100|A100"
+- expression: "!('gpu-uuid' in variables.ours) || variables.annotations['memboss.dev/gpu-uuid'].split(',').all(p, p.trim() != '')"
+  message: "memboss.dev/gpu-uuid has an empty part: write GPU UUIDs, separated by commas"
+{{- end -}}
+
+{{- define "memboss.policy.containers" -}}
+- expression: variables.plainInits.all(c, !({{ include "memboss.cel.units" . }}) && !(('vram.' + c.name) in variables.ours))
+  message: an init container cannot hold a lease
+  messageExpression: >-
+    'an init container cannot hold a lease of GPU memory, only ' + variables.names + ' can (sidecars may): ask in an ordinary container'
+- expression: variables.strangers.size() == 0
+  message: an annotation of memboss names a container that the pod does not have
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "'vram.' + variables.strangers[0]" "right" "'the pod has no container \"' + variables.strangers[0] + '\"; it has ' + variables.names") }}
+- expression: "!('container' in variables.ours) || variables.annotations['memboss.dev/container'] in variables.eligible"
+  message: memboss.dev/container names a container that the pod does not have
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "'container'" "right" "'the pod has no such container; it has ' + variables.names") }}
+- expression: "!('vram' in variables.ours) || 'container' in variables.ours || object.spec.containers.size() == 1"
+  message: memboss.dev/vram does not say for which container it is
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "'vram'" "right" "'the pod has several containers (' + variables.names + '): say which by memboss.dev/container, or ask by memboss.dev/vram.<container>'") }}
+- expression: "!('vram' in variables.ours) || !(variables.target in variables.byName)"
+  message: memboss.dev/vram and memboss.dev/vram.<container> ask for the same container
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "'vram.' + variables.target" "right" "'memboss.dev/vram asks for the same container: keep one of the two'") }}
+- expression: variables.asking.size() + variables.withUnits.size() > 0
+  message: "the pod has annotations, a label or a gate of memboss, and asks for no memory: add memboss.dev/vram, such as 8Gi"
+- expression: "!has(object.spec.nodeName) || object.spec.nodeName == ''"
+  message: "spec.nodeName: a pod with a lease is placed by memboss: leave nodeName out, and use a node selector or affinity"
+- expression: variables.classes.indexOf(variables.class) <= variables.classes.indexOf(variables.allowed)
+  message: the namespace may not ask for that class
+  messageExpression: >-
+    'memboss.dev/priority: "' + variables.class + '" is not possible: this namespace may ask for ' + variables.allowed
+    + ' at the most; an administrator can allow more by annotating it memboss.dev/max-class=' + variables.class
+{{- end -}}
+
+{{- define "memboss.policy.admitted" -}}
+- expression: has(object.spec.schedulingGates) && object.spec.schedulingGates.exists(g, g.name == 'memboss.dev/lease')
+  reason: Forbidden
+  message: >-
+    the request is right, but memboss did not answer, so that the pod has no scheduling gate memboss.dev/lease: try again; an administrator can look at
+    the Deployment memboss-operator in the namespace {{ .Release.Namespace }}
+- expression: has(object.metadata.labels) && 'memboss.dev/leased' in object.metadata.labels && object.metadata.labels['memboss.dev/leased'] == 'true'
+  message: "the pod has no label memboss.dev/leased=true, which memboss puts on each pod that asks for GPU memory: try again"
+- expression: variables.withoutUnits.size() == 0
+  message: a container that asks for GPU memory has no units of memboss.dev/vram
+  messageExpression: >-
+    'container ' + variables.withoutUnits[0] + ' asks for GPU memory and has no memboss.dev/vram in its resources, which memboss puts there: try again'
+{{- end -}}
