@@ -24,7 +24,7 @@ struct Arguments {
     alloc: Option<u64>,
     /// How long to hold it: `forever`, or seconds (30s).
     #[arg(long, default_value = "forever", value_parser = span)]
-    hold: Option<Duration>,
+    hold: Hold,
     /// Does not touch the GPU.
     #[arg(long)]
     no_gpu: bool,
@@ -50,16 +50,20 @@ pub(crate) fn amount(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).ok_or_else(bad)
 }
 
-fn span(text: &str) -> Result<Option<Duration>, String> {
+/// How long memory is held: for ever, if no time is said.
+#[derive(Clone, Copy, Debug)]
+struct Hold(Option<Duration>);
+
+fn span(text: &str) -> Result<Hold, String> {
     if text == "forever" {
-        return Ok(None);
+        return Ok(Hold(None));
     }
     let seconds = text
         .strip_suffix('s')
         .unwrap_or(text)
         .parse::<u64>()
         .map_err(|_| format!("{text:?}: write forever, or seconds such as 30s"))?;
-    Ok(Some(Duration::from_secs(seconds)))
+    Ok(Hold(Some(Duration::from_secs(seconds))))
 }
 
 /// Says one step.
@@ -104,7 +108,7 @@ async fn hold(arguments: Arguments, mut cards: Vec<Card>) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let time = async {
-        match arguments.hold {
+        match arguments.hold.0 {
             Some(span) => tokio::time::sleep(span).await,
             None => std::future::pending().await,
         }
