@@ -89,7 +89,7 @@
 - expression: variables.plainInits.all(c, !({{ include "memboss.cel.units" . }}) && !(('vram.' + c.name) in variables.ours))
   message: an init container cannot hold a lease
   messageExpression: >-
-    'an init container cannot hold a lease of GPU memory, only ' + variables.names + ' can (sidecars may): ask in an ordinary container'
+    'memboss.dev/vram.' + variables.plainInits.filter(c, ({{ include "memboss.cel.units" . }}) || (('vram.' + c.name) in variables.ours))[0].name + ': an init container cannot hold a lease of GPU memory, only ' + variables.names + ' can (sidecars may): ask in an ordinary container'
 - expression: variables.strangers.size() == 0
   message: an annotation of memboss names a container that the pod does not have
   messageExpression: >-
