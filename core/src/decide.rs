@@ -331,14 +331,17 @@ impl Engine {
     }
 
     fn most_free(&self, request: &crate::request::Request) -> Mib {
-        let eligible = self
-            .ledger
-            .gpus_by_free()
-            .iter()
-            .rev()
-            .take(SEARCH_LIMIT)
-            .filter(|(_, ix)| self.ledger.accepts(request, *ix));
-        eligible.map(|(_, ix)| self.ledger.pool(*ix).free_for(request.class)).max().unwrap_or_default()
+        let mut most = Mib::ZERO;
+        for (free, ix) in self.ledger.gpus_by_free().iter().rev().take(SEARCH_LIMIT) {
+            // The most free come first: what follows cannot have more.
+            if *free <= most {
+                break;
+            }
+            if self.ledger.accepts(request, *ix) {
+                most = most.max(self.ledger.pool(*ix).free_for(request.class));
+            }
+        }
+        most
     }
 
     /// Tells why somebody waits, if that is news. How much is free changes all the time and is no news.
