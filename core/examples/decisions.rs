@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use memboss_core::{
-    Class, Decision, Demand, EndReason, Engine, GpuFacts, GpuModel, GpuUuid, LeaseId, Mib, Moment, NodeFacts, NodeName, Policy, Request, Slot, Token,
+    Class, Decision, Demand, EndReason, Engine, GpuFacts, GpuModel, GpuUuid, LeaseId, Mib, Moment, NodeFacts, NodeName,
+    Policy, Request, Slot, Token,
 };
 
 const GIB: u64 = 1024;
@@ -41,7 +42,12 @@ impl World {
                 foreign: Mib::ZERO,
                 closed: None,
             };
-            engine.set_node(&NodeFacts { name: NodeName::new(format!("node{node}")).unwrap(), gpus: (0..in_node).map(gpu).collect(), ram: Mib::ZERO, closed: None });
+            engine.set_node(&NodeFacts {
+                name: NodeName::new(format!("node{node}")).unwrap(),
+                gpus: (0..in_node).map(gpu).collect(),
+                ram: Mib::ZERO,
+                closed: None,
+            });
         }
         let mut world = Self { engine, now: 1_000, running: Vec::new(), count: 0 };
         for _ in 0..gpus * LEASES_PER_GPU {
@@ -93,7 +99,10 @@ fn measure(times: usize, mut one: impl FnMut() -> Duration) -> Times {
 }
 
 fn main() {
-    println!("{:<34} {:>8} {:>10} {:>10} {:>10} {:>12}", "decision", "leases", "min µs", "median µs", "p99 µs", "per second");
+    println!(
+        "{:<34} {:>8} {:>10} {:>10} {:>10} {:>12}",
+        "decision", "leases", "min µs", "median µs", "p99 µs", "per second"
+    );
     let mut medians: Vec<Vec<f64>> = vec![Vec::new(); 3];
     for leases in [10, 1_000, 100_000] {
         let mut world = World::full(leases);
@@ -130,7 +139,10 @@ fn main() {
             let id = world.submit(Class::High, 20);
             let decisions = world.decide();
             let took = began.elapsed();
-            assert!(decisions.iter().any(|d| matches!(d, Decision::Claim { lease, .. } if *lease == id)), "it preempts");
+            assert!(
+                decisions.iter().any(|d| matches!(d, Decision::Claim { lease, .. } if *lease == id)),
+                "it preempts"
+            );
             // Everything back as it was, for the next one.
             world.engine.end(&id, EndReason::Deleted).unwrap();
             world.decide();
