@@ -7,12 +7,12 @@
 //!    - else, if strictly lower classes can make room, it **claims** that place and they get a notice;
 //!    - else it **waits**: as the first in line at the GPU with the most free, if that GPU has no earlier first.
 
-use crate::engine::{Engine, Lease};
+use crate::engine::Engine;
 use crate::ids::LeaseId;
 use crate::ledger::Spots;
 use crate::order::{LineIx, OrderKey};
-use crate::place::{Asker, Full, SEARCH_LIMIT};
-use crate::pool::{LeaseIx, PoolIx, Shadow};
+use crate::place::Asker;
+use crate::pool::{LeaseIx, PoolIx};
 use crate::refuse::Waiting;
 use crate::request::Placement;
 use crate::state::{EndReason, Notice, Phase, Token};
@@ -68,13 +68,21 @@ pub enum Decision {
     },
 }
 
+/// What one pass decides can make more possible (a first place that is free again, a claim that was overtaken): then there is another, up to so many.
+const PASSES: usize = 64;
+
 impl Engine {
     /// Brings everything up to `now` and serves whoever can be served.
     pub fn decide(&mut self, now: Moment) -> Vec<Decision> {
         let mut out = std::mem::take(&mut self.pending);
         self.act_on_overdue(now, &mut out);
-        self.serve_claims(now, &mut out);
-        self.serve_queue(now, &mut out);
+        for _ in 0..PASSES {
+            self.serve_claims(now, &mut out);
+            self.serve_queue(now, &mut out);
+            if !self.ledger.changed {
+                break;
+            }
+        }
         out
     }
 
@@ -83,36 +91,12 @@ impl Engine {
             self.timers.remove(&(due, ix));
             let Some(lease) = self.lease_at(ix) else { continue };
             match lease.phase.clone() {
-                Phase::Reserved { .. } => self.put_back(ix),
+                Phase::Reserved { .. } => self.put_back(ix, out),
                 Phase::Revoking { notice, .. } => {
                     self.set_phase(ix, Phase::Stopping { reason: notice.reason });
                     out.push(Decision::Stop { lease: self.id_of(ix), reason: notice.reason });
                 }
                 _ => {}
-            }
-        }
-    }
-
-    /// The highest class first, then the earliest. A claim whose memory somebody of a higher class took goes back to the queue.
-    fn serve_claims(&mut self, now: Moment, out: &mut Vec<Decision>) {
-        let mut claims: Vec<(std::cmp::Reverse<_>, OrderKey, LeaseIx)> = Vec::new();
-        claims.extend(
-            self.claimants
-                .iter()
-                .filter_map(|ix| self.lease_at(*ix).map(|l| (std::cmp::Reverse(l.request.class), l.order, *ix))),
-        );
-        claims.sort_unstable();
-        for (_, _, ix) in claims {
-            let Some(spots) = self.lease_at(ix).and_then(|lease| lease.claim.as_ref()).map(|claim| claim.spots.clone())
-            else {
-                continue;
-            };
-            if spots.all().all(|(pool, need)| self.claim_is_free(ix, pool, need)) {
-                self.drop_claim(ix, out);
-                self.grant(ix, spots, now, out);
-            } else if !spots.all().all(|(pool, need)| self.claim_can_come(ix, pool, need)) {
-                self.drop_claim(ix, out);
-                self.enqueue(ix);
             }
         }
     }
@@ -150,7 +134,9 @@ impl Engine {
             Err(NoPlan::Protected(until)) => Waiting::VictimsProtected { until },
             Err(NoPlan::Nobody) => self.why_not(line, asker, full),
         };
-        if !why.is_unsatisfiable() {
+        if why.is_unsatisfiable() {
+            self.stand_no_more(asker.lease);
+        } else {
             self.stand_first(asker);
         }
         if let Some(line) = self.queue.line_mut(line) {
@@ -202,7 +188,7 @@ impl Engine {
     pub(crate) fn claim(&mut self, ix: LeaseIx, plan: &Plan, now: Moment, out: &mut Vec<Decision>) {
         let Some(lease) = self.lease_at(ix) else { return };
         let (id, class) = (lease.request.id.clone(), lease.request.class);
-        let mut needed = self.needed_from(plan, class);
+        let mut needed = plan.needed.clone();
         self.ledger.claim(ix, class, &plan.spots);
         self.claimants.insert(ix);
         let victims: Vec<_> = plan.victims.iter().map(|victim| self.id_of(*victim)).collect();
@@ -251,107 +237,5 @@ impl Engine {
         self.ledger.set_leaving(ix, &spots, true);
         self.set_phase(ix, Phase::Revoking { since, notice: notice.clone() });
         out.push(Decision::Notice { lease: id, notice });
-    }
-
-    /// Makes the asker the first in line at the GPUs with the most free that have no earlier first.
-    fn stand_first(&mut self, asker: Asker) {
-        let Some(lease) = self.lease_at(asker.lease) else { return };
-        if !lease.first_at.is_empty() {
-            return;
-        }
-        let places = self.first_places(lease, asker);
-        for (pool, need) in places {
-            let shadow = Shadow { lease: asker.lease, order: asker.order, need };
-            if let Some(before) = self.ledger.set_first(pool, Some(shadow))
-                && let Some(other) = self.lease_at_mut(before.lease)
-            {
-                other.first_at.retain(|at| *at != pool);
-            }
-            if let Some(lease) = self.lease_at_mut(asker.lease) {
-                lease.first_at.push(pool);
-            }
-        }
-    }
-
-    fn first_places(&self, lease: &Lease, asker: Asker) -> Vec<(PoolIx, Mib)> {
-        let request = &lease.request;
-        let ledger = &self.ledger;
-        let could_serve = |ix: &PoolIx, slot: crate::request::Slot| {
-            let pool = ledger.pool(*ix);
-            ledger.accepts(request, *ix) && slot.on(pool.leasable) <= pool.leasable.minus(pool.foreign)
-        };
-        let mut places: Vec<(PoolIx, Mib)> = Vec::new();
-        for slot in &request.demand.slots {
-            let same_node =
-                |ix: &PoolIx| places.first().is_none_or(|(first, _)| ledger.pool(*first).node == ledger.pool(*ix).node);
-            let unused = |ix: &PoolIx| places.iter().all(|(used, _)| used != ix);
-            let without = ledger.gpus_without_first().iter().rev().take(SEARCH_LIMIT).map(|(_, ix)| *ix);
-            let later = ledger
-                .gpus_by_first()
-                .iter()
-                .rev()
-                .take_while(|(order, _)| *order > asker.order)
-                .take(SEARCH_LIMIT)
-                .map(|(_, ix)| *ix);
-            let found = without.chain(later).find(|ix| same_node(ix) && unused(ix) && could_serve(ix, *slot));
-            match found {
-                Some(ix) => places.push((ix, slot.on(ledger.pool(ix).leasable))),
-                None => return Vec::new(),
-            }
-        }
-        places
-    }
-
-    fn why_not(&mut self, line: LineIx, asker: Asker, full: Full) -> Waiting {
-        let Some(request) = self.lease_at(asker.lease).map(|lease| lease.request.clone()) else { return Waiting::New };
-        let inventory = self.ledger.inventory;
-        let known = self.queue.line(line).and_then(|line| line.largest).filter(|(at, ..)| *at == inventory);
-        let (_, largest, satisfiable) = known.unwrap_or_else(|| {
-            let (largest, satisfiable) = self.ledger.largest(&request);
-            (inventory, largest, satisfiable)
-        });
-        if let Some(line) = self.queue.line_mut(line) {
-            line.largest = Some((inventory, largest, satisfiable));
-        }
-        let need = request.demand.slots.iter().map(|slot| slot.on(largest)).max().unwrap_or_default();
-        if !satisfiable {
-            return if request.demand.slots.is_empty() {
-                Waiting::NoRam { need: request.demand.ram, most: largest }
-            } else {
-                Waiting::Unsatisfiable { need, gpus: request.demand.slots.len(), largest }
-            };
-        }
-        match full {
-            Full::KeptFor(head, pool) => Waiting::Behind { head: self.id_of(head), gpu: self.ledger.name_of(pool) },
-            Full::NoRoom if request.demand.slots.is_empty() => {
-                Waiting::NoRam { need: request.demand.ram, most: largest }
-            }
-            Full::NoRoom => Waiting::NoRoom { need, most_free: self.most_free(&request), class: request.class },
-        }
-    }
-
-    fn most_free(&self, request: &crate::request::Request) -> Mib {
-        let mut most = Mib::ZERO;
-        for (free, ix) in self.ledger.gpus_by_free().iter().rev().take(SEARCH_LIMIT) {
-            // The most free come first: what follows cannot have more.
-            if *free <= most {
-                break;
-            }
-            if self.ledger.accepts(request, *ix) {
-                most = most.max(self.ledger.pool(*ix).free_for(request.class));
-            }
-        }
-        most
-    }
-
-    /// Tells why somebody waits, if that is news. How much is free changes all the time and is no news.
-    fn say_waiting(&mut self, ix: LeaseIx, why: Waiting, out: &mut Vec<Decision>) {
-        let Some(lease) = self.lease_at_mut(ix) else { return };
-        let news = lease.why.name() != why.name()
-            || (why != lease.why && !matches!(why, Waiting::NoRoom { .. } | Waiting::VictimsProtected { .. }));
-        lease.why = why.clone();
-        if news {
-            out.push(Decision::Wait { lease: lease.request.id.clone(), why });
-        }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::decide::Decision;
-use crate::ids::{LeaseId, NodeName};
+use crate::ids::{GpuUuid, LeaseId, NodeName};
 use crate::ledger::{Ledger, NodeFacts, Spots};
 use crate::order::{LineIx, OrderKey, Queue};
 use crate::place::Asker;
@@ -17,8 +17,8 @@ use crate::policy::Policy;
 use crate::pool::{LeaseIx, PoolIx};
 use crate::refuse::{Closed, Refused, Waiting};
 use crate::request::{Placement, Request};
-use crate::state::{EndReason, Phase, Token};
-use crate::units::{Mib, Moment};
+use crate::state::{Phase, Token};
+use crate::units::Moment;
 
 /// Where lookups by id go. The hasher has no random seed, so that two runs do the same.
 type ById = HashMap<LeaseId, LeaseIx, BuildHasherDefault<DefaultHasher>>;
@@ -144,13 +144,23 @@ impl Engine {
         self.ledger.set_node(facts);
     }
 
-    /// Opens a node for new leases or closes it.
+    /// Opens a node for new leases or closes it. It stays closed until it is opened here, or until facts that called it closed call it open.
     ///
     /// # Errors
     /// When there is no such node.
     pub fn close_node(&mut self, node: &NodeName, why: Option<Closed>) -> Result<(), Refused> {
         let ix = self.ledger.node_ix(node).ok_or_else(|| Refused::UnknownNode(node.clone()))?;
         self.ledger.close_node(ix, why);
+        Ok(())
+    }
+
+    /// Opens a GPU for new leases or closes it.
+    ///
+    /// # Errors
+    /// When no node has that GPU.
+    pub fn close_gpu(&mut self, gpu: &GpuUuid, why: Option<Closed>) -> Result<(), Refused> {
+        let ix = self.ledger.gpu_ix(gpu)?;
+        self.ledger.close_gpu(ix, why);
         Ok(())
     }
 
@@ -162,14 +172,11 @@ impl Engine {
             leases.extend(self.ledger.pool(*pool).charges.keys());
             for claimant in self.ledger.pool(*pool).claims.keys().copied().collect::<Vec<_>>() {
                 let mut out = std::mem::take(&mut self.pending);
-                self.drop_claim(claimant, &mut out);
+                self.drop_claim_and_wait(claimant, &mut out);
                 self.pending = out;
-                self.enqueue(claimant);
             }
-            if let Some(first) = self.ledger.set_first(*pool, None)
-                && let Some(lease) = self.lease_at_mut(first.lease)
-            {
-                lease.first_at.retain(|at| at != pool);
+            if let Some(first) = self.ledger.pool(*pool).shadow {
+                self.stand_no_more(first.lease);
             }
         }
         leases.into_iter().map(|ix| self.id_of(ix)).collect()
@@ -204,7 +211,9 @@ impl Engine {
         if let Some(answer) = known.and_then(|ix| self.admitted(ix)) {
             return Ok(answer);
         }
-        let order = OrderKey::new(&self.policy, request.class, request.enqueued, self.arrivals);
+        // One that waits here already keeps its place; one that does not comes last among its equals.
+        let new = OrderKey::new(&self.policy, request.class, request.enqueued, self.arrivals + 1);
+        let order = known.and_then(|ix| self.lease_at(ix)).map_or(new, |lease| lease.order);
         let asker = Asker { lease: known.unwrap_or(LeaseIx::MAX), order };
         let refused = match self.check(&request, asker, &spots) {
             Ok(()) => {
@@ -235,7 +244,7 @@ impl Engine {
     /// # Errors
     /// When its place is unknown here, or its id is in use for something else.
     pub fn adopt(&mut self, record: LeaseRecord) -> Result<(), Refused> {
-        if self.known(&record.request)?.is_some() {
+        if self.known(&record.request)?.is_some() || matches!(record.phase, Phase::Ended(_)) {
             return Ok(());
         }
         let spots = match &record.placement {
@@ -262,10 +271,7 @@ impl Engine {
 
     /// The lease of that id, if the request is the same; an error if it is another.
     fn known(&self, request: &Request) -> Result<Option<LeaseIx>, Refused> {
-        if request.demand.slots.is_empty() && request.demand.ram.is_zero() {
-            return Err(Refused::AsksNothing);
-        }
-        if request.demand.slots.iter().any(|slot| slot.fixed.is_zero() && slot.share.is_none()) {
+        if request.demand.asks_nothing() {
             return Err(Refused::AsksNothing);
         }
         let Some(ix) = self.by_id.get(&request.id).copied() else { return Ok(None) };
@@ -341,6 +347,12 @@ impl Engine {
         if let Some(lease) = self.leases.get_mut(ix as usize).and_then(Option::take) {
             self.by_id.remove(&lease.request.id);
             self.vacant.push(ix);
+            // Its place in the table may soon be another's, who gives way for nobody.
+            for claimant in self.claimants.clone() {
+                if let Some(claim) = self.lease_at_mut(claimant).and_then(|lease| lease.claim.as_mut()) {
+                    claim.victims.retain(|victim| *victim != ix);
+                }
+            }
         }
     }
 
@@ -373,7 +385,11 @@ impl Engine {
     pub(crate) fn enqueue(&mut self, ix: LeaseIx) {
         let Some(lease) = self.lease_at(ix) else { return };
         let (request, order) = (lease.request.clone(), lease.order);
-        let line = self.queue.push(&request, order, ix);
+        let (line, former) = self.queue.push(&request, order, ix);
+        if let Some(former) = former {
+            // Only the first of a line stands first in line.
+            self.stand_no_more(former);
+        }
         if let Some(lease) = self.lease_at_mut(ix) {
             lease.line = Some(line);
         }
@@ -382,53 +398,10 @@ impl Engine {
     /// Out of the queue, and no longer first in line anywhere.
     pub(crate) fn leave_queue(&mut self, ix: LeaseIx) {
         let Some(lease) = self.lease_at_mut(ix) else { return };
-        let (line, order, first_at) = (lease.line.take(), lease.order, std::mem::take(&mut lease.first_at));
+        let (line, order) = (lease.line.take(), lease.order);
         if let Some(line) = line {
             self.queue.remove(line, order, ix);
         }
-        for pool in first_at {
-            self.ledger.set_first(pool, None);
-            self.ledger.changed = true;
-        }
-    }
-
-    /// Whether all that a claim needs of a pool is free, what stronger claims hold left aside.
-    pub(crate) fn claim_is_free(&self, ix: LeaseIx, pool: PoolIx, need: Mib) -> bool {
-        self.ledger.closed(pool).is_none()
-            && self.ledger.pool(pool).free().minus(self.stronger_claims(ix, pool)) >= need
-    }
-
-    /// Whether a claim can still be met when those who are leaving have left.
-    pub(crate) fn claim_can_come(&self, ix: LeaseIx, pool: PoolIx, need: Mib) -> bool {
-        let held = self.ledger.pool(pool);
-        let leaving: Mib = held.charges.values().filter(|c| c.leaving).map(|c| c.memory).sum();
-        self.ledger.closed(pool).is_none() && held.free().plus(leaving).minus(self.stronger_claims(ix, pool)) >= need
-    }
-
-    fn stronger_claims(&self, ix: LeaseIx, pool: PoolIx) -> Mib {
-        let Some(me) = self.lease_at(ix) else { return Mib::ZERO };
-        let rank = |lease: &Lease| (std::cmp::Reverse(lease.request.class), lease.order);
-        let mine = rank(me);
-        let others = self.ledger.pool(pool).claims.iter().filter(|(other, _)| **other != ix);
-        others.filter(|(other, _)| self.lease_at(**other).is_some_and(|o| rank(o) < mine)).map(|(_, c)| c.memory).sum()
-    }
-
-    /// Ends a claim; victims that have not begun to stop and that nobody else needs are spared.
-    pub(crate) fn drop_claim(&mut self, ix: LeaseIx, out: &mut Vec<Decision>) {
-        self.claimants.remove(&ix);
-        let Some(claim) = self.lease_at_mut(ix).and_then(|lease| lease.claim.take()) else { return };
-        self.ledger.unclaim(ix, &claim.spots);
-        for victim in claim.victims {
-            let Some(lease) = self.lease_at(victim) else { continue };
-            let Phase::Revoking { since, notice } = &lease.phase else { continue };
-            if notice.reason == EndReason::Preempted && notice.preemptor.as_ref() == Some(&self.id_of(ix)) {
-                let (since, spots, id) = (*since, lease.spots.clone(), lease.request.id.clone());
-                if let Some(spots) = spots {
-                    self.ledger.set_leaving(victim, &spots, false);
-                }
-                self.set_phase(victim, Phase::Active { since });
-                out.push(Decision::Spare { lease: id });
-            }
-        }
+        self.stand_no_more(ix);
     }
 }

@@ -98,7 +98,7 @@ impl Engine {
             phase: lease.phase.clone(),
             placement: spots.and_then(|spots| self.ledger.placement(spots)),
             token: lease.token,
-            why: matches!(lease.phase, Phase::Waiting).then(|| lease.why.clone()),
+            why: matches!(lease.phase, Phase::Waiting).then(|| self.reason_of(lease)),
             victims: lease.claim.iter().flat_map(|claim| &claim.victims).map(|victim| self.id_of(*victim)).collect(),
         }
     }
@@ -155,7 +155,7 @@ impl Engine {
     /// # Errors
     /// When it asks for nothing.
     pub fn dry_run(&self, request: &Request, now: Moment) -> Result<Forecast, Refused> {
-        if request.demand.slots.is_empty() && request.demand.ram.is_zero() {
+        if request.demand.asks_nothing() {
             return Err(Refused::AsksNothing);
         }
         let order = OrderKey::new(&self.policy, request.class, request.enqueued, u64::MAX);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::class::Class;
 use crate::ids::{GpuModel, GpuUuid, NodeName};
 use crate::order::OrderKey;
-use crate::pool::{Claim, LeaseIx, NodeIx, Pool, PoolIx, PoolKind, Shadow};
+use crate::pool::{Claim, Closure, LeaseIx, NodeIx, Pool, PoolIx, PoolKind, Shadow};
 use crate::refuse::{Closed, Refused};
 use crate::request::{GpuShare, Placement, Request};
 use crate::units::Mib;
@@ -44,7 +44,7 @@ pub(crate) struct Node {
     pub(crate) name: NodeName,
     pub(crate) gpus: BTreeMap<GpuUuid, PoolIx>,
     pub(crate) ram: PoolIx,
-    pub(crate) closed: Option<Closed>,
+    pub(crate) closed: Closure,
 }
 
 /// A placement in the engine's own terms.
@@ -109,6 +109,13 @@ impl Ledger {
         self.by_name.get(name).copied()
     }
 
+    /// A GPU, on whichever node it is.
+    pub(crate) fn gpu_ix(&self, uuid: &GpuUuid) -> Result<PoolIx, Refused> {
+        let found = self.nodes.values().find_map(|node| node.gpus.get(uuid).copied());
+        let node = || self.nodes.values().next().map_or_else(NodeName::nowhere, |node| node.name.clone());
+        found.ok_or_else(|| Refused::UnknownGpu { node: node(), gpu: uuid.clone() })
+    }
+
     pub(crate) fn gpus_by_free(&self) -> &BTreeSet<(Mib, PoolIx)> {
         &self.by_free
     }
@@ -128,7 +135,7 @@ impl Ledger {
     /// Why that pool takes nothing new, if so.
     pub(crate) fn closed(&self, ix: PoolIx) -> Option<Closed> {
         let pool = self.pool(ix);
-        pool.closed.or_else(|| self.nodes.get(&pool.node).and_then(|node| node.closed))
+        pool.closed.why().or_else(|| self.nodes.get(&pool.node).and_then(|node| node.closed.why()))
     }
 
     /// Whether that request may go to that GPU at all.
@@ -155,8 +162,9 @@ impl Ledger {
         let node_ix = self.node_ix(&facts.name).unwrap_or_else(|| self.add_node(facts.name.clone()));
         let mut known = BTreeMap::new();
         if let Some(node) = self.nodes.get_mut(&node_ix) {
-            if node.closed != facts.closed {
-                node.closed = facts.closed;
+            let closed = node.closed.by_facts(facts.closed);
+            if node.closed != closed {
+                node.closed = closed;
                 self.changed = true;
             }
             known = node.gpus.clone();
@@ -186,7 +194,8 @@ impl Ledger {
         self.inventory += 1;
         self.changed = true;
         for pool in node.gpus.values().chain([&node.ram]) {
-            self.pools[*pool as usize].closed = Some(Closed::Lost);
+            let pool_closed = &mut self.pools[*pool as usize].closed;
+            *pool_closed = pool_closed.by_facts(Some(Closed::Lost));
             self.refile(*pool);
         }
         Some(node)
@@ -197,7 +206,7 @@ impl Ledger {
         self.next_node += 1;
         let ram = self.add_pool(Pool::new(ix, PoolKind::Ram));
         self.by_name.insert(name.clone(), ix);
-        self.nodes.insert(ix, Node { name, gpus: BTreeMap::new(), ram, closed: None });
+        self.nodes.insert(ix, Node { name, gpus: BTreeMap::new(), ram, closed: Closure::default() });
         ix
     }
 
@@ -219,6 +228,7 @@ impl Ledger {
 
     fn set_pool(&mut self, ix: PoolIx, leasable: Mib, foreign: Mib, closed: Option<Closed>) {
         let pool = &mut self.pools[ix as usize];
+        let closed = pool.closed.by_facts(closed);
         if (pool.leasable, pool.foreign, pool.closed) != (leasable, foreign, closed) {
             self.inventory += u64::from(pool.leasable != leasable || pool.closed != closed);
             (pool.leasable, pool.foreign, pool.closed) = (leasable, foreign, closed);
@@ -229,11 +239,19 @@ impl Ledger {
 
     pub(crate) fn close_node(&mut self, ix: NodeIx, why: Option<Closed>) {
         if let Some(node) = self.nodes.get_mut(&ix) {
-            node.closed = why;
+            node.closed = node.closed.by_hand(why);
             let pools: Vec<_> = node.gpus.values().copied().collect();
             pools.into_iter().for_each(|pool| self.refile(pool));
             self.changed = true;
         }
+    }
+
+    pub(crate) fn close_gpu(&mut self, ix: PoolIx, why: Option<Closed>) {
+        let pool = &mut self.pools[ix as usize];
+        pool.closed = pool.closed.by_hand(why);
+        self.inventory += 1;
+        self.changed = true;
+        self.refile(ix);
     }
 
     pub(crate) fn charge(&mut self, lease: LeaseIx, class: Class, spots: &Spots) {

@@ -7,14 +7,17 @@
 //!
 //! Where to find which rule:
 //! - why a lease is granted, queued, or preempts: `decide.rs`
-//! - where it fits: `place.rs`; who gives way: `victims.rs`; who is next: `order.rs`
-//! - what may happen to a lease: `state.rs` (picture) and `life.rs` (steps); every refusal and reason to wait: `refuse.rs`
+//! - where it fits: `place.rs`; who gives way: `victims.rs`, and for how long: `claims.rs`; who is next: `order.rs`, and stands first: `first.rs`
+//! - what may happen to a lease: `state.rs` (picture) and `life.rs` (steps); every refusal and reason to wait: `refuse.rs`, and which of them
+//!   holds: `waiting.rs`
 //! - the numbers: `policy.rs`
 
+mod claims;
 mod class;
 mod decide;
 mod engine;
 mod explain;
+mod first;
 mod ids;
 mod ledger;
 mod life;
@@ -27,6 +30,7 @@ mod request;
 mod state;
 mod units;
 mod victims;
+mod waiting;
 
 pub use class::{Class, UnknownClass};
 pub use decide::Decision;

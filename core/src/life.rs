@@ -102,13 +102,7 @@ impl Engine {
         let (Some(mut spots), true) = (lease.spots.clone(), lease.phase.is_charged()) else {
             return Err(wrong(id, &lease.phase, "shrink"));
         };
-        if memory.len() != spots.gpus.len() {
-            return Err(Refused::MisfitPlacement { slots: spots.gpus.len() });
-        }
-        let grown = spots.gpus.iter().zip(memory).position(|((_, has), wants)| wants > has);
-        if let Some(slot) = grown {
-            return Err(Refused::Grows { slot, has: spots.gpus[slot].1, wants: memory[slot] });
-        }
+        only_gives_back(&spots, memory)?;
         if ram > spots.ram.1 {
             return Err(Refused::Grows { slot: memory.len(), has: spots.ram.1, wants: ram });
         }
@@ -126,26 +120,15 @@ impl Engine {
     /// # Errors
     /// [`Refused::NoRoom`] when the RAM is not there.
     pub fn offload(&mut self, id: &LeaseId, memory: &[Mib], more_ram: Mib) -> Result<(), Refused> {
+        let ix = self.find(id)?;
+        let Some(lease) = self.lease_at(ix) else { return Err(Refused::UnknownLease(id.clone())) };
+        let (Some(spots), true) = (&lease.spots, lease.phase.is_charged()) else {
+            return Err(wrong(id, &lease.phase, "offload"));
+        };
+        let ram = spots.ram.1.plus(more_ram);
+        only_gives_back(spots, memory)?;
         self.reserve_ram(id, more_ram)?;
-        let ram = self
-            .find(id)
-            .ok()
-            .and_then(|ix| self.lease_at(ix))
-            .and_then(|l| l.spots.as_ref())
-            .map(|s| s.ram.1)
-            .unwrap_or_default();
-        match self.shrink(id, memory, ram) {
-            Ok(()) => Ok(()),
-            Err(refused) => {
-                // All or nothing: give the RAM back.
-                let has = self.find(id).ok().and_then(|ix| self.lease_at(ix)).and_then(|l| l.spots.clone());
-                if let Some(spots) = has {
-                    let same: Vec<_> = spots.gpus.iter().map(|(_, memory)| *memory).collect();
-                    self.shrink(id, &same, ram.minus(more_ram))?;
-                }
-                Err(refused)
-            }
-        }
+        self.shrink(id, memory, ram)
     }
 
     /// Charges more host RAM to a lease, before its holder moves anything there.
@@ -158,13 +141,23 @@ impl Engine {
         let (Some(before), true) = (lease.spots.clone(), lease.phase.is_charged()) else {
             return Err(wrong(id, &lease.phase, "offload"));
         };
-        let free = self.ledger.pool(before.ram.0).free_for(lease.request.class);
+        let pool = self.ledger.pool(before.ram.0);
+        let beside = pool.first_before(ix, lease.order).map(|first| pool.beside_shadow(first.need, ix));
+        let free = pool.free_for(lease.request.class).min(beside.unwrap_or(more));
         if free < more {
             return Err(Refused::NoRoom { place: self.ledger.name_of(before.ram.0), need: more, free });
+        }
+        let mut phase = lease.phase.clone();
+        if let Phase::Revoking { notice, .. } = &mut phase
+            && !notice.needed_ram.is_zero()
+        {
+            // What it takes now is no progress when it gives it back.
+            notice.needed_ram = notice.needed_ram.plus(more);
         }
         let mut spots = before.clone();
         spots.ram.1 = spots.ram.1.plus(more);
         self.recharge(ix, &before, spots);
+        self.set_phase(ix, phase);
         Ok(())
     }
 
@@ -193,7 +186,11 @@ impl Engine {
             }
         }
         rest.needed_ram = rest.needed_ram.minus(before.ram.1.minus(spots.ram.1));
-        if rest.needed.iter().all(|needed| needed.is_zero()) && rest.needed_ram.is_zero() {
+        // Only a preemptor is content with memory: whoever was asked to go for another reason has to go.
+        if rest.reason == EndReason::Preempted
+            && rest.needed.iter().all(|needed| needed.is_zero())
+            && rest.needed_ram.is_zero()
+        {
             self.ledger.set_leaving(ix, &spots, false);
             self.set_phase(ix, Phase::Active { since });
         } else {
@@ -214,6 +211,19 @@ impl Engine {
                 self.tell(ix, reason, None, &|_| None, now, &mut out);
                 self.pending = out;
             }
+            // It was to give way and might have been spared; now it has to go in any case.
+            Some(Phase::Revoking { since, mut notice }) if notice.reason == EndReason::Preempted => {
+                let mut out = std::mem::take(&mut self.pending);
+                self.tell(ix, reason, None, &|_| None, now, &mut out);
+                if let (Some(Phase::Revoking { notice: told, .. }), Some(Decision::Notice { notice: said, .. })) =
+                    (self.lease_at(ix).map(|lease| lease.phase.clone()), out.last_mut())
+                {
+                    notice = crate::state::Notice { deadline: told.deadline.min(notice.deadline), ..told };
+                    *said = notice.clone();
+                }
+                self.pending = out;
+                self.set_phase(ix, Phase::Revoking { since, notice });
+            }
             _ => {}
         }
         Ok(())
@@ -233,9 +243,12 @@ impl Engine {
             }
             Some(Phase::Waiting) => {
                 let mut out = std::mem::take(&mut self.pending);
-                self.drop_claim(ix, &mut out);
+                if self.lease_at(ix).is_some_and(|lease| lease.claim.is_some()) {
+                    self.drop_claim_and_wait(ix, &mut out);
+                } else {
+                    self.enqueue(ix);
+                }
                 self.pending = out;
-                self.enqueue(ix);
                 Ok(())
             }
             Some(phase) => Err(wrong(id, &phase, "requeue")),
@@ -269,7 +282,7 @@ impl Engine {
     }
 
     /// A reservation nobody came for: its lease waits again, bound to the node to which its holder may be bound already.
-    pub(crate) fn put_back(&mut self, ix: LeaseIx) {
+    pub(crate) fn put_back(&mut self, ix: LeaseIx, out: &mut Vec<Decision>) {
         let node = self
             .lease_at(ix)
             .and_then(|lease| lease.spots.as_ref())
@@ -283,7 +296,7 @@ impl Engine {
         }
         self.enqueue(ix);
         let (lease, why) = (self.id_of(ix), Waiting::New);
-        self.pending.push(Decision::Wait { lease, why });
+        out.push(Decision::Wait { lease, why });
     }
 
     fn uncharge(&mut self, ix: LeaseIx) {
@@ -312,12 +325,9 @@ impl Engine {
                     .unwrap_or_default()
             }
             DrainScope::Gpu(uuid) => {
-                let found = self.ledger.nodes().find_map(|(_, node)| node.gpus.get(uuid).copied());
-                let any = self.ledger.nodes().next().map(|(_, n)| n.name.clone());
-                vec![found.ok_or_else(|| Refused::UnknownGpu {
-                    node: any.unwrap_or_else(NodeName::nowhere),
-                    gpu: uuid.clone(),
-                })?]
+                let ix = self.ledger.gpu_ix(uuid)?;
+                self.ledger.close_gpu(ix, Some(Closed::Draining));
+                vec![ix]
             }
         };
         let mut holders: Vec<_> =
@@ -349,6 +359,15 @@ impl Engine {
             self.timers.insert((after, ix));
         }
     }
+}
+
+/// Refuses what does not match the slots, or would grow one.
+fn only_gives_back(spots: &crate::ledger::Spots, memory: &[Mib]) -> Result<(), Refused> {
+    if memory.len() != spots.gpus.len() {
+        return Err(Refused::MisfitPlacement { slots: spots.gpus.len() });
+    }
+    let grown = spots.gpus.iter().zip(memory).position(|((_, has), wants)| wants > has);
+    grown.map_or(Ok(()), |slot| Err(Refused::Grows { slot, has: spots.gpus[slot].1, wants: memory[slot] }))
 }
 
 fn wrong(id: &LeaseId, phase: &Phase, step: &'static str) -> Refused {

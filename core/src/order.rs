@@ -79,7 +79,8 @@ impl Queue {
         self.length
     }
 
-    pub(crate) fn push(&mut self, request: &Request, key: OrderKey, lease: LeaseIx) -> LineIx {
+    /// The line that it stands in now, and whom it took the front of it from.
+    pub(crate) fn push(&mut self, request: &Request, key: OrderKey, lease: LeaseIx) -> (LineIx, Option<LeaseIx>) {
         let line_key = LineKey::of(request);
         let next = self.next_line;
         let line_ix = *self.by_key.entry(line_key.clone()).or_insert(next);
@@ -87,7 +88,8 @@ impl Queue {
             self.next_line += 1;
         }
         let (_, line) = self.lines.entry(line_ix).or_insert_with(|| (line_key, Line::default()));
-        let old_head = line.waiting.first().map(|(key, _)| *key);
+        let former = line.waiting.first().copied();
+        let old_head = former.map(|(key, _)| key);
         if line.waiting.insert((key, lease)) {
             self.length += 1;
         }
@@ -99,7 +101,7 @@ impl Queue {
             }
             self.heads.insert((head, line_ix));
         }
-        line_ix
+        (line_ix, former.filter(|_| old_head != Some(head)).map(|(_, lease)| lease))
     }
 
     pub(crate) fn remove(&mut self, line_ix: LineIx, key: OrderKey, lease: LeaseIx) {

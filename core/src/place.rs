@@ -1,5 +1,8 @@
 //! Where a request fits now: one GPU or several of one node, and RAM, all at once or not at all. It may not ask anybody to go (`victims.rs` does).
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::ledger::{Ledger, Node, Spots};
 use crate::order::OrderKey;
 use crate::pool::{LeaseIx, NodeIx, PoolIx};
@@ -68,7 +71,9 @@ impl Ledger {
     fn find_node(&self, request: &Request, asker: Asker) -> Result<Spots, Full> {
         let mut full = Full::NoRoom;
         let mut best: Option<(Mib, Spots)> = None;
-        for (ix, node) in self.nodes().filter(|(_, node)| request.nodes.accepts(&node.name) && node.closed.is_none()) {
+        for (ix, node) in
+            self.nodes().filter(|(_, node)| request.nodes.accepts(&node.name) && node.closed.why().is_none())
+        {
             match self.fit_on_node(request, asker, ix, node) {
                 Ok(spots) => {
                     let left = node
@@ -95,30 +100,32 @@ impl Ledger {
     /// The largest slot first, each on the GPU where the least (or most) stays free.
     fn fit_on_node(&self, request: &Request, asker: Asker, ix: NodeIx, node: &Node) -> Result<Spots, Full> {
         self.fits(request, asker, node.ram, request.demand.ram)?;
-        let mut gpus: Vec<Option<(PoolIx, Mib)>> = vec![None; request.demand.slots.len()];
-        let mut unused: Vec<PoolIx> = node.gpus.values().copied().filter(|gpu| self.accepts(request, *gpu)).collect();
         let mut full = Full::NoRoom;
-        for at in largest_first(&request.demand.slots) {
-            let slot = request.demand.slots[at];
-            let fitting = unused.iter().copied().filter(|gpu| {
-                match self.fits(request, asker, *gpu, slot.on(self.pool(*gpu).leasable)) {
-                    Ok(()) => true,
-                    Err(Full::NoRoom) => false,
-                    Err(kept) => {
-                        full = kept;
-                        false
-                    }
-                }
-            });
-            let chosen = match request.layout {
-                Layout::Pack => fitting.min_by_key(|gpu| (self.pool(*gpu).free(), *gpu)),
-                Layout::Spread => fitting.max_by_key(|gpu| (self.pool(*gpu).free(), std::cmp::Reverse(*gpu))),
-            };
-            let Some(gpu) = chosen else { return Err(full) };
-            unused.retain(|other| *other != gpu);
-            gpus[at] = Some((gpu, slot.on(self.pool(gpu).leasable)));
+        let choices: Vec<_> =
+            request.demand.slots.iter().map(|slot| self.choices(request, *slot, asker, node, &mut full)).collect();
+        let Some(chosen) = assign(&request.demand.slots, &choices) else { return Err(full) };
+        let gpus =
+            chosen.iter().zip(&request.demand.slots).map(|(gpu, slot)| (*gpu, slot.on(self.pool(*gpu).leasable)));
+        Ok(Spots { node: ix, gpus: gpus.collect(), ram: (node.ram, request.demand.ram) })
+    }
+
+    /// The GPUs of that node where that slot fits now, the best first.
+    fn choices(&self, request: &Request, slot: Slot, asker: Asker, node: &Node, full: &mut Full) -> Vec<PoolIx> {
+        let eligible = node.gpus.values().copied().filter(|gpu| self.accepts(request, *gpu));
+        let fits = eligible.filter(|gpu| match self.fits(request, asker, *gpu, slot.on(self.pool(*gpu).leasable)) {
+            Ok(()) => true,
+            Err(Full::NoRoom) => false,
+            Err(kept) => {
+                *full = kept;
+                false
+            }
+        });
+        let mut fitting: Vec<_> = fits.collect();
+        match request.layout {
+            Layout::Pack => fitting.sort_by_key(|gpu| (self.pool(*gpu).free(), *gpu)),
+            Layout::Spread => fitting.sort_by_key(|gpu| (Reverse(self.pool(*gpu).free()), *gpu)),
         }
-        Ok(Spots { node: ix, gpus: gpus.into_iter().flatten().collect(), ram: (node.ram, request.demand.ram) })
+        fitting
     }
 
     /// Whether that much of that pool may go to the asker now: it must be free for its class, and must not delay who is first in line there.
@@ -130,12 +137,8 @@ impl Ledger {
         if self.closed(ix).is_some() || pool.free_for(request.class) < need {
             return Err(Full::NoRoom);
         }
-        match pool.shadow {
-            Some(first)
-                if first.lease != asker.lease && first.order < asker.order && need > pool.beside_shadow(first.need) =>
-            {
-                Err(Full::KeptFor(first.lease, ix))
-            }
+        match pool.first_before(asker.lease, asker.order) {
+            Some(first) if need > pool.beside_shadow(first.need, asker.lease) => Err(Full::KeptFor(first.lease, ix)),
             _ => Ok(()),
         }
     }
@@ -154,27 +157,60 @@ impl Ledger {
         let mut largest = Mib::ZERO;
         let mut satisfiable = false;
         for (_, node) in self.nodes() {
-            let mut sizes: Vec<Mib> = node
-                .gpus
-                .values()
-                .filter(|gpu| self.accepts(request, **gpu))
-                .map(|gpu| self.pool(*gpu).leasable)
-                .collect();
+            let gpus: Vec<_> = node.gpus.values().copied().filter(|gpu| self.accepts(request, *gpu)).collect();
+            let mut sizes: Vec<Mib> = gpus.iter().map(|gpu| self.pool(*gpu).leasable).collect();
             sizes.sort_unstable_by(|a, b| b.cmp(a));
-            if let Some(nth) = sizes.get(slots.len() - 1) {
-                largest = largest.max(*nth);
-                let enough =
-                    largest_first(slots).into_iter().zip(&sizes).all(|(at, size)| slots[at].on(*size) <= *size);
-                satisfiable |= enough && request.demand.ram <= self.pool(node.ram).leasable;
-            }
+            let Some(nth) = sizes.get(slots.len() - 1) else { continue };
+            largest = largest.max(*nth);
+            let holds = |slot: &Slot| {
+                gpus.iter()
+                    .copied()
+                    .filter(|gpu| slot.on(self.pool(*gpu).leasable) <= self.pool(*gpu).leasable)
+                    .collect()
+            };
+            satisfiable |= request.demand.ram <= self.pool(node.ram).leasable
+                && assign(slots, &slots.iter().map(holds).collect::<Vec<_>>()).is_some();
         }
         (largest, satisfiable)
     }
 }
 
+/// Gives every slot a GPU of its own among its choices, if there is a way at all: the largest slot first, each its best; where a later one would
+/// get none, earlier ones move on to their next best.
+pub(crate) fn assign(slots: &[Slot], choices: &[Vec<PoolIx>]) -> Option<Vec<PoolIx>> {
+    let mut taken: BTreeMap<PoolIx, usize> = BTreeMap::new();
+    for at in largest_first(slots) {
+        if !seat(at, choices, &mut taken, &mut BTreeSet::new()) {
+            return None;
+        }
+    }
+    let mut chosen: Vec<(usize, PoolIx)> = taken.into_iter().map(|(gpu, at)| (at, gpu)).collect();
+    chosen.sort_unstable();
+    Some(chosen.into_iter().map(|(_, gpu)| gpu).collect())
+}
+
+fn seat(at: usize, choices: &[Vec<PoolIx>], taken: &mut BTreeMap<PoolIx, usize>, tried: &mut BTreeSet<PoolIx>) -> bool {
+    let Some(own) = choices.get(at) else { return false };
+    if let Some(gpu) = own.iter().find(|gpu| !taken.contains_key(gpu)) {
+        taken.insert(*gpu, at);
+        return true;
+    }
+    for gpu in own {
+        if !tried.insert(*gpu) {
+            continue;
+        }
+        let Some(other) = taken.get(gpu).copied() else { continue };
+        if seat(other, choices, taken, tried) {
+            taken.insert(*gpu, at);
+            return true;
+        }
+    }
+    false
+}
+
 /// The slots' places, the largest first. Shares are compared as if all GPUs were alike.
-pub(crate) fn largest_first(slots: &[Slot]) -> Vec<usize> {
+fn largest_first(slots: &[Slot]) -> Vec<usize> {
     let mut places: Vec<usize> = (0..slots.len()).collect();
-    places.sort_by_key(|at| std::cmp::Reverse((slots[*at].on(Mib::from_mib(1 << 20)), *at)));
+    places.sort_by_key(|at| Reverse((slots[*at].on(Mib::from_mib(1 << 20)), *at)));
     places
 }

@@ -51,6 +51,29 @@ pub(crate) struct Charge {
     pub(crate) leaving: bool,
 }
 
+/// Why a GPU or a node takes nothing new. What was closed here stays closed until it is opened here, or until facts that called it closed call it open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Closure {
+    facts: Option<Closed>,
+    here: Option<Closed>,
+}
+
+impl Closure {
+    pub(crate) fn why(self) -> Option<Closed> {
+        self.facts.or(self.here)
+    }
+
+    pub(crate) fn by_facts(self, facts: Option<Closed>) -> Self {
+        let opened = self.facts.is_some() && facts.is_none();
+        Self { facts, here: self.here.filter(|_| !opened) }
+    }
+
+    /// Opening here opens for good: facts that say otherwise come again.
+    pub(crate) fn by_hand(self, here: Option<Closed>) -> Self {
+        Self { facts: self.facts.filter(|_| here.is_some()), here }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
     pub(crate) node: NodeIx,
@@ -58,7 +81,8 @@ pub(crate) struct Pool {
     /// What can be leased when nothing else uses it.
     pub(crate) leasable: Mib,
     pub(crate) foreign: Mib,
-    pub(crate) closed: Option<Closed>,
+    /// Why it takes nothing new, from the facts or, if they say nothing, from a drain.
+    pub(crate) closed: Closure,
     pub(crate) charges: BTreeMap<LeaseIx, Charge>,
     pub(crate) charged: Mib,
     pub(crate) claims: BTreeMap<LeaseIx, Claim>,
@@ -72,7 +96,7 @@ impl Pool {
             kind,
             leasable: Mib::ZERO,
             foreign: Mib::ZERO,
-            closed: None,
+            closed: Closure::default(),
             charges: BTreeMap::new(),
             charged: Mib::ZERO,
             claims: BTreeMap::new(),
@@ -90,19 +114,33 @@ impl Pool {
         self.free().minus(self.claimed_from(class))
     }
 
-    /// What will be free for that class when those who are already going have gone.
-    pub(crate) fn soon_free_for(&self, class: Class) -> Mib {
-        let leaving = self.charges.values().filter(|c| c.leaving).map(|c| c.memory).sum();
-        self.free().plus(leaving).minus(self.claimed_from(class))
+    /// What will be free for that class once those have gone. Where more is charged than there is, what they free pays that debt first.
+    pub(crate) fn free_without(&self, class: Class, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
+        self.leasable.minus(self.spoken_for(class, gone))
+    }
+
+    /// By how much more is spoken for than there is, once those have gone.
+    pub(crate) fn debt_without(&self, class: Class, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
+        self.spoken_for(class, gone).minus(self.leasable)
+    }
+
+    fn spoken_for(&self, class: Class, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
+        let staying: Mib = self.charges.iter().filter(|(ix, c)| !gone(**ix, c)).map(|(_, c)| c.memory).sum();
+        self.foreign.plus(staying).plus(self.claimed_from(class))
+    }
+
+    /// The first in line here, if it stands before that asker.
+    pub(crate) fn first_before(&self, lease: LeaseIx, order: OrderKey) -> Option<Shadow> {
+        self.shadow.filter(|first| first.lease != lease && first.order < order)
     }
 
     /// The most that a preemptor of that class could ever get here now: an upper bound for the search.
     pub(crate) fn reach(&self, class: Class) -> Mib {
-        if self.closed.is_some() {
+        if self.closed.why().is_some() {
             return Mib::ZERO;
         }
-        let lower = self.charges.values().filter(|c| c.class < class || c.leaving).map(|c| c.memory).sum();
-        self.free().plus(lower)
+        let staying = self.charges.values().filter(|c| c.class >= class && !c.leaving).map(|c| c.memory).sum();
+        self.leasable.minus(self.foreign).minus(staying)
     }
 
     fn claimed_from(&self, class: Class) -> Mib {
@@ -125,26 +163,33 @@ impl Pool {
 
     /// How much may be given to others without delaying the first in line, whichever leases leave first:
     /// the first is served once the charges have fallen to some sum of them that leaves it room, and the largest such sum must still leave it room
-    /// with the newcomer there.
-    pub(crate) fn beside_shadow(&self, need: Mib) -> Mib {
-        let claimed: Mib = self.claims.values().map(|claim| claim.memory).sum();
+    /// with the newcomer there. The newcomer's own claim is left aside.
+    pub(crate) fn beside_shadow(&self, need: Mib, newcomer: LeaseIx) -> Mib {
+        let others = self.claims.iter().filter(|(lease, _)| **lease != newcomer);
+        let claimed: Mib = others.map(|(_, claim)| claim.memory).sum();
         let room = self.leasable.minus(self.foreign).minus(claimed).minus(need);
         room.minus(largest_sum_within(self.charges.values().map(|c| c.memory), room))
     }
 }
 
-/// The largest sum of some of `amounts` that is at most `limit`: one bit for each reachable sum.
+/// The largest sum of some of `amounts` that is at most `limit`: one bit for each reachable sum, counted in what all amounts are multiples of.
 fn largest_sum_within(amounts: impl Iterator<Item = Mib>, limit: Mib) -> Mib {
-    let Ok(limit) = usize::try_from(limit.mib()) else { return limit };
-    let mut reachable = vec![0u64; limit / 64 + 1];
+    let amounts: Vec<u64> = amounts.map(Mib::mib).collect();
+    let unit = amounts.iter().copied().fold(0, common_divisor).max(1);
+    let Ok(steps) = usize::try_from(limit.mib() / unit) else { return limit };
+    let mut reachable = vec![0u64; steps / 64 + 1];
     reachable[0] = 1;
     for amount in amounts {
-        if let Ok(step) = usize::try_from(amount.mib()) {
+        if let Ok(step) = usize::try_from(amount / unit) {
             shift_or(&mut reachable, step);
         }
     }
-    let highest = (0..=limit).rev().find(|sum| reachable[sum / 64] >> (sum % 64) & 1 == 1);
-    Mib::from_mib(highest.map_or(0, |sum| sum as u64))
+    let highest = (0..=steps).rev().find(|sum| reachable[sum / 64] >> (sum % 64) & 1 == 1);
+    Mib::from_mib(highest.map_or(0, |sum| sum as u64 * unit))
+}
+
+fn common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { common_divisor(b, a % b) }
 }
 
 /// Sets every bit that lies `step` above a set one: each amount is in the sum or not.
@@ -179,9 +224,9 @@ mod tests {
         let mut pool = Pool::new(0, PoolKind::Ram);
         pool.leasable = mib(24 * 1024);
         pool.charge(7, Class::Normal, mib(12 * 1024));
-        assert_eq!(pool.beside_shadow(mib(20 * 1024)), mib(4 * 1024));
+        assert_eq!(pool.beside_shadow(mib(20 * 1024), 9), mib(4 * 1024));
         // With 4 GiB held by a second, the first starts as soon as the 12 go: nothing may stand beside.
         pool.charge(8, Class::Normal, mib(4 * 1024));
-        assert_eq!(pool.beside_shadow(mib(20 * 1024)), Mib::ZERO);
+        assert_eq!(pool.beside_shadow(mib(20 * 1024), 9), Mib::ZERO);
     }
 }

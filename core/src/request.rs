@@ -45,6 +45,14 @@ pub struct Demand {
     pub ram: Mib,
 }
 
+impl Demand {
+    /// Whether it is nothing at all, or a slot of it is.
+    pub(crate) fn asks_nothing(&self) -> bool {
+        (self.slots.is_empty() && self.ram.is_zero())
+            || self.slots.iter().any(|slot| slot.fixed.is_zero() && slot.share.is_none())
+    }
+}
+
 /// Which GPUs will do. Empty lists mean any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GpuSelector {

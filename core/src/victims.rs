@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::class::Class;
 use crate::engine::Engine;
 use crate::ledger::{Node, Spots};
-use crate::place::{Asker, SEARCH_LIMIT, largest_first};
+use crate::place::{Asker, SEARCH_LIMIT, assign};
 use crate::pool::{LeaseIx, PoolIx};
 use crate::request::Request;
 use crate::state::Phase;
@@ -21,6 +21,8 @@ use crate::units::{Mib, Moment, Span};
 pub(crate) struct Plan {
     pub(crate) spots: Spots,
     pub(crate) victims: Vec<LeaseIx>,
+    /// What must become free on each slot of each victim, so that one that can shrink need not give all.
+    pub(crate) needed: BTreeMap<LeaseIx, BTreeMap<PoolIx, Mib>>,
     cost: Cost,
 }
 
@@ -33,6 +35,9 @@ struct Cost {
     lost: Span,
     excess: Mib,
 }
+
+/// When a reservation without protection is worth another look.
+const LOOK_AGAIN: Span = Span::from_secs(1);
 
 /// Why there is no plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,26 +55,44 @@ struct Search<'a> {
     asker: Asker,
     now: Moment,
     protected_until: Option<Moment>,
+    /// Protection is left aside: for whether it is all that stands in the way.
+    unprotected: bool,
 }
 
 impl Engine {
     /// The cheapest plan by which that request gets room.
     pub(crate) fn plan_preemption(&self, request: &Request, asker: Asker, now: Moment) -> Result<Plan, NoPlan> {
-        let mut search = Search { engine: self, request, asker, now, protected_until: None };
-        let plans = match request.demand.slots.as_slice() {
-            [slot] => search.on_gpus(slot.fixed),
-            _ => search.on_nodes(),
+        let plan = |search: &mut Search<'_>| {
+            let plans = match request.demand.slots.as_slice() {
+                [slot] => search.on_gpus(slot.fixed),
+                _ => search.on_nodes(),
+            };
+            plans.into_iter().min_by(|a, b| a.cost.cmp(&b.cost))
         };
-        match plans.into_iter().min_by(|a, b| a.cost.cmp(&b.cost)) {
-            Some(plan) => Ok(plan),
-            None => Err(search.protected_until.map_or(NoPlan::Nobody, NoPlan::Protected)),
-        }
+        self.search(request, asker, now, &plan)
     }
 
     /// The plan for exactly that place.
     pub(crate) fn plan_at(&self, request: &Request, asker: Asker, spots: &Spots, now: Moment) -> Result<Plan, NoPlan> {
-        let mut search = Search { engine: self, request, asker, now, protected_until: None };
-        search.complete(spots.clone()).ok_or(search.protected_until.map_or(NoPlan::Nobody, NoPlan::Protected))
+        self.search(request, asker, now, &|search| search.complete(spots.clone()))
+    }
+
+    /// Searches, and where nothing is found, once more as if nobody were protected: only what that finds is worth waiting for.
+    fn search(
+        &self,
+        request: &Request,
+        asker: Asker,
+        now: Moment,
+        plan: &dyn Fn(&mut Search<'_>) -> Option<Plan>,
+    ) -> Result<Plan, NoPlan> {
+        let mut search = Search { engine: self, request, asker, now, protected_until: None, unprotected: false };
+        if let Some(mut plan) = plan(&mut search) {
+            plan.needed = search.needed(&plan);
+            return Ok(plan);
+        }
+        let Some(until) = search.protected_until else { return Err(NoPlan::Nobody) };
+        search.unprotected = true;
+        Err(if plan(&mut search).is_some() { NoPlan::Protected(until) } else { NoPlan::Nobody })
     }
 }
 
@@ -91,33 +114,33 @@ impl Search<'_> {
 
     fn on_nodes(&mut self) -> Vec<Plan> {
         let ledger = &self.engine.ledger;
-        let open = ledger.nodes().filter(|(_, node)| node.closed.is_none() && self.request.nodes.accepts(&node.name));
+        let open =
+            ledger.nodes().filter(|(_, node)| node.closed.why().is_none() && self.request.nodes.accepts(&node.name));
         let candidates: Vec<_> = open.take(SEARCH_LIMIT).map(|(ix, node)| (ix, node.clone())).collect();
         candidates.into_iter().filter_map(|(ix, node)| self.on_node(ix, &node)).collect()
     }
 
-    /// The largest slot first, each on the GPU where it costs least.
+    /// Each slot on the GPU where it costs least.
     fn on_node(&mut self, ix: u32, node: &Node) -> Option<Plan> {
         let slots = &self.request.demand.slots;
-        let mut gpus: Vec<Option<(PoolIx, Mib)>> = vec![None; slots.len()];
-        let mut unused: Vec<PoolIx> =
+        let eligible: Vec<PoolIx> =
             node.gpus.values().copied().filter(|gpu| self.engine.ledger.accepts(self.request, *gpu)).collect();
-        for at in largest_first(slots) {
-            let priced = unused.iter().filter_map(|gpu| {
-                let need = slots[at].on(self.engine.ledger.pool(*gpu).leasable);
+        let mut choices: Vec<Vec<PoolIx>> = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let priced = eligible.iter().filter_map(|gpu| {
+                let need = slot.on(self.engine.ledger.pool(*gpu).leasable);
                 let one = Spots { node: ix, gpus: vec![(*gpu, need)], ram: (node.ram, Mib::ZERO) };
-                self.complete(one).map(|plan| (plan.cost, *gpu, need))
+                self.complete(one).map(|plan| (plan.cost, *gpu))
             });
-            let priced: Vec<_> = priced.collect();
-            let (_, gpu, need) = priced.into_iter().min()?;
-            unused.retain(|other| *other != gpu);
-            gpus[at] = Some((gpu, need));
+            let mut priced: Vec<_> = priced.collect();
+            priced.sort_unstable();
+            choices.push(priced.into_iter().map(|(_, gpu)| gpu).collect());
         }
-        self.complete(Spots {
-            node: ix,
-            gpus: gpus.into_iter().flatten().collect(),
-            ram: (node.ram, self.request.demand.ram),
-        })
+        let chosen = assign(slots, &choices)?;
+        let on =
+            |(gpu, slot): (&PoolIx, &crate::request::Slot)| (*gpu, slot.on(self.engine.ledger.pool(*gpu).leasable));
+        let gpus: Vec<_> = chosen.iter().zip(slots).map(on).collect();
+        self.complete(Spots { node: ix, gpus, ram: (node.ram, self.request.demand.ram) })
     }
 
     /// Who has to leave those spots; `None` if that does not free enough.
@@ -127,44 +150,67 @@ impl Search<'_> {
             if self.engine.ledger.closed(ix).is_some() {
                 return None;
             }
-            let short = self.shortage(ix, need, &victims);
-            if !short.is_zero() {
-                self.choose(ix, short, &mut victims)?;
+            if !self.shortage(ix, need, &victims).is_zero() {
+                self.choose(ix, need, &mut victims)?;
             }
         }
         self.drop_needless(&spots, &mut victims);
         let cost = self.cost(&spots, &victims);
-        Some(Plan { spots, victims, cost })
+        Some(Plan { spots, victims, needed: BTreeMap::new(), cost })
     }
 
     /// What is missing on that pool when those victims have gone.
     fn shortage(&self, ix: PoolIx, need: Mib, victims: &[LeaseIx]) -> Mib {
         let pool = self.engine.ledger.pool(ix);
-        let soon = pool.soon_free_for(self.request.class);
-        // What is free already is the first in line's, if that one stands before the asker.
-        let there = match pool.shadow {
-            Some(first) if first.lease != self.asker.lease && first.order < self.asker.order => {
-                soon.min(pool.beside_shadow(first.need))
-            }
-            _ => soon,
-        };
-        let freed = victims.iter().filter_map(|v| pool.charges.get(v)).map(|c| c.memory).sum();
-        need.minus(there.plus(freed))
+        let class = self.request.class;
+        let soon = pool.free_without(class, |_, c| c.leaving);
+        let then = pool.free_without(class, |lease, c| c.leaving || victims.contains(&lease));
+        need.minus(self.open_to_asker(ix, soon).plus(then.minus(soon)))
     }
 
-    fn choose(&mut self, ix: PoolIx, mut short: Mib, victims: &mut Vec<LeaseIx>) -> Option<()> {
+    /// What is free anyway is the first in line's, if that one stands before the asker: the asker gets only what may stand beside it.
+    fn open_to_asker(&self, ix: PoolIx, soon: Mib) -> Mib {
+        let pool = self.engine.ledger.pool(ix);
+        let first = pool.first_before(self.asker.lease, self.asker.order);
+        first.map_or(soon, |first| soon.min(pool.beside_shadow(first.need, self.asker.lease)))
+    }
+
+    fn choose(&mut self, ix: PoolIx, need: Mib, victims: &mut Vec<LeaseIx>) -> Option<()> {
         let mut candidates: Vec<_> = self.candidates(ix).into_iter().filter(|v| !victims.contains(v)).collect();
         let pool = self.engine.ledger.pool(ix);
         let held = |lease: &LeaseIx| pool.charges.get(lease).map(|c| c.memory).unwrap_or_default();
+        let short = self.to_be_freed(ix, need, victims);
         candidates.sort_by_cached_key(|lease| self.price(*lease, held(lease), short));
         for lease in candidates {
-            if short.is_zero() {
-                break;
-            }
-            short = short.minus(held(&lease));
             victims.push(lease);
+            if self.shortage(ix, need, victims).is_zero() {
+                return Some(());
+            }
         }
-        short.is_zero().then_some(())
+        None
+    }
+
+    /// What is missing, and what is owed where more is spoken for than there is.
+    fn to_be_freed(&self, ix: PoolIx, need: Mib, victims: &[LeaseIx]) -> Mib {
+        let pool = self.engine.ledger.pool(ix);
+        let debt = pool.debt_without(self.request.class, |lease, c| c.leaving || victims.contains(&lease));
+        self.shortage(ix, need, victims).plus(debt)
+    }
+
+    fn needed(&self, plan: &Plan) -> BTreeMap<LeaseIx, BTreeMap<PoolIx, Mib>> {
+        let mut needed: BTreeMap<LeaseIx, BTreeMap<PoolIx, Mib>> = BTreeMap::new();
+        for (ix, need) in plan.spots.all() {
+            let pool = self.engine.ledger.pool(ix);
+            let mut short =
+                if self.shortage(ix, need, &[]).is_zero() { Mib::ZERO } else { self.to_be_freed(ix, need, &[]) };
+            for victim in &plan.victims {
+                let held = pool.charges.get(victim).map(|c| c.memory).unwrap_or_default();
+                let from_it = held.min(short);
+                short = short.minus(from_it);
+                needed.entry(*victim).or_default().insert(ix, from_it);
+            }
+        }
+        needed
     }
 
     /// The leases on that pool that may be asked to go.
@@ -184,18 +230,16 @@ impl Search<'_> {
         if lease.request.preempted >= self.engine.policy.preemption_budget {
             return false;
         }
-        let Phase::Active { since } = lease.phase else {
-            // Not started yet: nothing would be lost, but it would never start if it could be taken each time; it is protected like one that just did.
-            let until =
-                self.now.after(self.engine.policy.protection_for(lease.request.class, lease.request.protection));
-            self.learn(until);
-            return false;
+        let protection = self.engine.policy.protection_for(lease.request.class, lease.request.protection);
+        // Not started yet: nothing would be lost, but it would never start if it could be taken each time. It is looked at again as if it started now.
+        let until = match lease.phase {
+            Phase::Active { since } => since.after(protection),
+            _ => self.now.after(protection.max(LOOK_AGAIN)),
         };
-        let until = since.after(self.engine.policy.protection_for(lease.request.class, lease.request.protection));
         if self.now < until {
             self.learn(until);
         }
-        self.now >= until
+        self.unprotected || self.now >= until
     }
 
     fn learn(&mut self, until: Moment) {
@@ -241,25 +285,5 @@ impl Search<'_> {
             ),
             excess: freed.minus(short),
         }
-    }
-
-    // Kept beside `cost`: what each victim is asked for is what its preemptor is short of, no more.
-}
-
-impl Engine {
-    /// What must become free on each slot of each victim, so that one that can shrink need not give all.
-    pub(crate) fn needed_from(&self, plan: &Plan, class: Class) -> BTreeMap<LeaseIx, BTreeMap<PoolIx, Mib>> {
-        let mut needed: BTreeMap<LeaseIx, BTreeMap<PoolIx, Mib>> = BTreeMap::new();
-        for (ix, need) in plan.spots.all() {
-            let pool = self.ledger.pool(ix);
-            let mut short = need.minus(pool.soon_free_for(class));
-            for victim in &plan.victims {
-                let held = pool.charges.get(victim).map(|c| c.memory).unwrap_or_default();
-                let from_it = held.min(short);
-                short = short.minus(from_it);
-                needed.entry(*victim).or_default().insert(ix, from_it);
-            }
-        }
-        needed
     }
 }

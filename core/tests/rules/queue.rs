@@ -1,1 +1,150 @@
-//! .
+//! Who is next, who stands first in line, and who may pass.
+
+use memboss_core::{Class, EndReason, Moment, OrderKey, Policy, Span};
+
+use crate::world::*;
+
+const N: Class = Class::Normal;
+
+/// 24,000: two leases hold 12,000 and 4000; `head` waits for 20,000.
+fn with_a_first_in_line() -> memboss_core::Engine {
+    let mut engine = engine(&[node("n", &[gpu("g", 24_000)])]);
+    hold(&mut engine, ask("x", N, 12_000, 0), "g", 0);
+    hold(&mut engine, ask("y", N, 4000, 0), "g", 0);
+    assert!(granted(&submit(&mut engine, ask("head", N, 20_000, 1), 1)).is_empty());
+    engine
+}
+
+#[test]
+fn nobody_may_delay_the_first_in_line() {
+    let mut engine = with_a_first_in_line();
+    assert!(granted(&submit(&mut engine, ask("later", N, 4000, 2), 2)).is_empty());
+    assert_eq!(why(&engine, "later"), "Behind");
+}
+
+#[test]
+fn what_cannot_delay_the_first_in_line_stands_beside_it() {
+    let mut engine = engine(&[node("n", &[gpu("g", 24_000)])]);
+    hold(&mut engine, ask("x", N, 12_000, 0), "g", 0);
+    submit(&mut engine, ask("head", N, 20_000, 1), 1);
+    run(&mut engine, ask("beside", N, 4000, 2), 2);
+    assert!(granted(&submit(&mut engine, ask("too-large", N, 4001, 2), 2)).is_empty());
+    engine.end(&id("x"), EndReason::Exited).unwrap();
+    assert_eq!(granted(&engine.decide(at(3))), ["head"]);
+}
+
+#[test]
+fn a_later_one_goes_where_nobody_stands_first() {
+    let mut engine = with_a_first_in_line();
+    engine.set_node(&node("m", &[gpu("h", 8000)]));
+    run(&mut engine, ask("later", N, 8000, 2), 2);
+}
+
+#[test]
+fn when_the_first_in_line_goes_those_behind_it_are_served_at_once() {
+    let mut engine = with_a_first_in_line();
+    submit(&mut engine, ask("later", N, 4000, 2), 2);
+    engine.stop(&id("head"), EndReason::Deleted).unwrap();
+    assert_eq!(granted(&engine.decide(at(3))), ["later"]);
+}
+
+#[test]
+fn whoever_stands_first_at_a_gpu_that_closes_stands_first_at_another() {
+    let gpus = [gpu("a", 10_000), gpu("b", 9000)];
+    let mut engine = engine(&[node("n", &gpus)]);
+    hold(&mut engine, ask("x", N, 5000, 0), "a", 0);
+    hold(&mut engine, ask("y", N, 5000, 0), "b", 0);
+    submit(&mut engine, ask("head", N, 9000, 1), 1);
+    engine.set_node(&node("n", &[closed_gpu("a", 10_000, memboss_core::Closed::Degraded), gpu("b", 9000)]));
+    engine.decide(at(2));
+    assert!(granted(&submit(&mut engine, ask("later", N, 4000, 3), 3)).is_empty(), "b is kept for head");
+}
+
+#[test]
+fn a_first_in_line_pushed_aside_by_an_earlier_one_finds_another_place() {
+    let mut engine = engine(&[node("n", &[gpu("a", 10_000), gpu("b", 9000)])]);
+    hold(&mut engine, ask("x", N, 5000, 0), "a", 0);
+    hold(&mut engine, ask("y", N, 5000, 0), "b", 0);
+    submit(&mut engine, ask("head", N, 9000, 10), 10);
+    submit(&mut engine, ask("earlier", N, 10_000, 1), 11);
+    let later = |name| ask(name, N, 4000, 20);
+    submit(&mut engine, later("later"), 20);
+    assert_eq!(why(&engine, "later"), "Behind");
+    assert_eq!((free(&engine, "a"), free(&engine, "b")), (5000, 4000));
+}
+
+#[test]
+fn small_ram_requests_do_not_starve_a_large_one() {
+    let mut engine = engine(&[ram_node("n", &[], 10_000)]);
+    run(&mut engine, ask_for("x", N, demand(&[], 5000), 0), 0);
+    submit(&mut engine, ask_for("large", N, demand(&[], 10_000), 1), 1);
+    submit(&mut engine, ask_for("small", N, demand(&[], 1000), 2), 2);
+    assert_eq!(why(&engine, "small"), "Behind");
+    engine.end(&id("x"), EndReason::Exited).unwrap();
+    assert_eq!(granted(&engine.decide(at(3))), ["large"]);
+}
+
+#[test]
+fn one_that_lacks_ram_is_not_passed_at_it() {
+    let mut engine = engine(&[ram_node("n", &[gpu("g", 8000)], 10_000)]);
+    run(&mut engine, ask_for("x", N, demand(&[], 5000), 0), 0);
+    submit(&mut engine, ask_for("head", N, demand(&[1000], 10_000), 1), 1);
+    assert!(granted(&submit(&mut engine, ask_for("small", N, demand(&[], 1000), 2), 2)).is_empty());
+}
+
+#[test]
+fn of_two_that_fit_the_earlier_is_served() {
+    let mut engine = engine(&[node("n", &[gpu("g", 8000)])]);
+    engine.submit(ask("second", N, 8000, 2)).unwrap();
+    engine.submit(ask("first", N, 8000, 1)).unwrap();
+    assert_eq!(granted(&engine.decide(at(3))), ["first"]);
+}
+
+#[test]
+fn of_two_that_came_together_the_higher_class_is_served() {
+    let mut engine = engine(&[node("n", &[gpu("g", 8000)])]);
+    engine.submit(ask("low", Class::Low, 8000, 1)).unwrap();
+    engine.submit(ask("high", Class::High, 8000, 1)).unwrap();
+    assert_eq!(granted(&engine.decide(at(3))), ["high"]);
+}
+
+#[test]
+fn a_waiter_passes_the_next_class_after_the_aging_time_and_not_before() {
+    let key = |class, secs| OrderKey::new(&Policy::default(), class, at(secs), 0);
+    assert!(key(Class::Batch, 0) < key(N, 601));
+    assert!(key(Class::Batch, 0) > key(N, 599));
+}
+
+#[test]
+fn urgent_is_never_passed_however_long_the_others_have_waited() {
+    let never = Moment::from_millis(u64::MAX / 2);
+    let key = |class, when| OrderKey::new(&Policy::default(), class, when, 0);
+    assert!(key(Class::Urgent, never) < key(Class::High, at(0)));
+    assert!(key(Class::Urgent, at(1)) < key(Class::Urgent, at(2)));
+}
+
+#[test]
+fn an_aged_waiter_keeps_free_memory_from_a_higher_class_but_preempts_nobody() {
+    let policy = Policy { aging_per_class: Span::from_secs(10), ..unprotected() };
+    let mut engine = with_policy(&[node("n", &[gpu("g", 10_000)])], policy);
+    hold(&mut engine, ask("x", N, 5000, 0), "g", 0);
+    let decisions = submit(&mut engine, ask("aged", Class::Batch, 10_000, 0), 1000);
+    assert!(noticed(&decisions).is_empty() && granted(&decisions).is_empty());
+    assert!(granted(&submit(&mut engine, ask("high", Class::Low, 5000, 1000), 1000)).is_empty());
+    assert_eq!(why(&engine, "high"), "Behind");
+}
+
+#[test]
+fn one_that_waits_behind_its_like_says_what_its_like_waits_for() {
+    let mut engine = with_a_first_in_line();
+    submit(&mut engine, ask("again", N, 20_000, 5), 5);
+    assert_eq!(why(&engine, "again"), why(&engine, "head"));
+    assert_eq!(engine.position(&id("again")), Ok(2));
+}
+
+#[test]
+fn deciding_twice_says_nothing_new() {
+    let mut engine = with_a_first_in_line();
+    submit(&mut engine, ask("later", N, 4000, 2), 2);
+    assert!(engine.decide(at(2)).is_empty());
+}

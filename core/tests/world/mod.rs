@@ -128,19 +128,31 @@ pub fn run(engine: &mut Engine, request: Request, now: u64) {
 }
 
 pub fn granted(decisions: &[Decision]) -> Vec<String> {
-    decisions.iter().filter_map(|d| if let Decision::Grant { lease, .. } = d { Some(lease.to_string()) } else { None }).collect()
+    decisions
+        .iter()
+        .filter_map(|d| if let Decision::Grant { lease, .. } = d { Some(lease.to_string()) } else { None })
+        .collect()
 }
 
 pub fn noticed(decisions: &[Decision]) -> Vec<String> {
-    decisions.iter().filter_map(|d| if let Decision::Notice { lease, .. } = d { Some(lease.to_string()) } else { None }).collect()
+    decisions
+        .iter()
+        .filter_map(|d| if let Decision::Notice { lease, .. } = d { Some(lease.to_string()) } else { None })
+        .collect()
 }
 
 pub fn spared(decisions: &[Decision]) -> Vec<String> {
-    decisions.iter().filter_map(|d| if let Decision::Spare { lease } = d { Some(lease.to_string()) } else { None }).collect()
+    decisions
+        .iter()
+        .filter_map(|d| if let Decision::Spare { lease } = d { Some(lease.to_string()) } else { None })
+        .collect()
 }
 
 pub fn stopped(decisions: &[Decision]) -> Vec<String> {
-    decisions.iter().filter_map(|d| if let Decision::Stop { lease, .. } = d { Some(lease.to_string()) } else { None }).collect()
+    decisions
+        .iter()
+        .filter_map(|d| if let Decision::Stop { lease, .. } = d { Some(lease.to_string()) } else { None })
+        .collect()
 }
 
 pub fn claimed(decisions: &[Decision]) -> Vec<(String, Vec<String>)> {

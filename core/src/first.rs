@@ -1,0 +1,127 @@
+//! Who stands first in line where: the waiter that nobody behind it may delay, at one GPU for each of its slots (and at the RAM, where that is
+//! what it lacks). It may not grant anything; `decide.rs` says who may stand first.
+
+use crate::engine::Engine;
+use crate::ledger::{Ledger, Node};
+use crate::place::{Asker, SEARCH_LIMIT, assign};
+use crate::pool::{LeaseIx, PoolIx, Shadow};
+use crate::request::{Request, Slot};
+use crate::units::Mib;
+
+impl Engine {
+    /// Makes the asker the first in line where the most is free and no earlier one stands. It stays where it stands while that can serve it.
+    pub(crate) fn stand_first(&mut self, asker: Asker) {
+        let Some(lease) = self.lease_at(asker.lease) else { return };
+        let (request, standing) = (lease.request.clone(), lease.first_at.clone());
+        if !standing.is_empty() {
+            if self.ledger.can_stay_first(&request, asker, &standing) {
+                return;
+            }
+            self.stand_no_more(asker.lease);
+        }
+        for (pool, need) in self.ledger.first_places(&request, asker) {
+            let shadow = Shadow { lease: asker.lease, order: asker.order, need };
+            if let Some(later) = self.ledger.pool(pool).shadow {
+                self.stand_no_more(later.lease);
+            }
+            self.ledger.set_first(pool, Some(shadow));
+            if let Some(lease) = self.lease_at_mut(asker.lease) {
+                lease.first_at.push(pool);
+            }
+        }
+    }
+
+    /// First in line nowhere from now on. Everybody is looked at again: what was kept for it is free for others, and it may find another place.
+    pub(crate) fn stand_no_more(&mut self, ix: LeaseIx) {
+        let Some(lease) = self.lease_at_mut(ix) else { return };
+        for pool in std::mem::take(&mut lease.first_at) {
+            self.ledger.set_first(pool, None);
+            self.ledger.changed = true;
+        }
+    }
+}
+
+impl Ledger {
+    /// Whether all of that pool that leases can ever have would do, and no earlier one stands there.
+    fn could_stand_first(&self, asker: Asker, ix: PoolIx, need: Mib) -> bool {
+        let pool = self.pool(ix);
+        let taken = pool.shadow.is_some_and(|first| first.lease != asker.lease && first.order < asker.order);
+        !taken && self.closed(ix).is_none() && need <= pool.leasable.minus(pool.foreign)
+    }
+
+    fn can_stay_first(&self, request: &Request, asker: Asker, standing: &[PoolIx]) -> bool {
+        let slots = &request.demand.slots;
+        let stays = |ix: PoolIx, need: Mib| {
+            self.could_stand_first(asker, ix, need)
+                && self.pool(ix).shadow.is_some_and(|first| first.lease == asker.lease && first.need == need)
+        };
+        let on_gpus = standing.len() >= slots.len()
+            && standing
+                .iter()
+                .zip(slots)
+                .all(|(ix, slot)| self.accepts(request, *ix) && stays(*ix, slot.on(self.pool(*ix).leasable)));
+        let Some(ram) = standing.first().and_then(|ix| self.node(self.pool(*ix).node)).map(|node| node.ram) else {
+            return false;
+        };
+        let at_ram = standing.get(slots.len()).copied();
+        let ram_stays = at_ram.is_some_and(|ix| stays(ix, request.demand.ram));
+        let ram_wanted = self.lacks_ram(request, ram) && self.could_stand_first(asker, ram, request.demand.ram);
+        on_gpus && if at_ram.is_some() { ram_stays } else { !ram_wanted }
+    }
+
+    fn lacks_ram(&self, request: &Request, ram: PoolIx) -> bool {
+        self.pool(ram).free_for(request.class) < request.demand.ram
+    }
+
+    /// A GPU for each slot, in slot order, and the RAM after them where it is short; nothing if no node has all of them left.
+    fn first_places(&self, request: &Request, asker: Asker) -> Vec<(PoolIx, Mib)> {
+        if request.demand.slots.is_empty() {
+            return self.first_at_ram(request, asker);
+        }
+        let without = self.gpus_without_first().iter().rev().take(SEARCH_LIMIT).map(|(_, ix)| *ix);
+        let later = self.gpus_by_first().iter().rev().take_while(|(order, _)| *order > asker.order);
+        let candidates: Vec<_> = without.chain(later.take(SEARCH_LIMIT).map(|(_, ix)| *ix)).collect();
+        let mut nodes: Vec<u32> = Vec::new();
+        for node in candidates.iter().map(|ix| self.pool(*ix).node) {
+            if !nodes.contains(&node) {
+                nodes.push(node);
+            }
+        }
+        let places = |ix: &u32| self.first_on_node(request, asker, self.node(*ix)?, &candidates);
+        nodes.iter().find_map(places).unwrap_or_default()
+    }
+
+    fn first_on_node(
+        &self,
+        request: &Request,
+        asker: Asker,
+        node: &Node,
+        candidates: &[PoolIx],
+    ) -> Option<Vec<(PoolIx, Mib)>> {
+        let slots = &request.demand.slots;
+        if request.demand.ram > self.pool(node.ram).leasable {
+            return None;
+        }
+        let choices = |slot: &Slot| -> Vec<PoolIx> {
+            let here = candidates.iter().copied().filter(|ix| node.gpus.values().any(|gpu| gpu == ix));
+            let eligible = here.filter(|ix| self.accepts(request, *ix));
+            eligible.filter(|ix| self.could_stand_first(asker, *ix, slot.on(self.pool(*ix).leasable))).collect()
+        };
+        let chosen = assign(slots, &slots.iter().map(choices).collect::<Vec<_>>())?;
+        let on = |(ix, slot): (&PoolIx, &Slot)| (*ix, slot.on(self.pool(*ix).leasable));
+        let mut places: Vec<_> = chosen.iter().zip(slots).map(on).collect();
+        if self.lacks_ram(request, node.ram) && self.could_stand_first(asker, node.ram, request.demand.ram) {
+            places.push((node.ram, request.demand.ram));
+        }
+        Some(places)
+    }
+
+    fn first_at_ram(&self, request: &Request, asker: Asker) -> Vec<(PoolIx, Mib)> {
+        let need = request.demand.ram;
+        let nodes = self.nodes().filter(|(_, node)| request.nodes.accepts(&node.name)).map(|(_, node)| node.ram);
+        let open = nodes.filter(|ram| self.could_stand_first(asker, *ram, need));
+        let emptiest =
+            open.min_by_key(|ram| (self.pool(*ram).shadow.is_some(), std::cmp::Reverse(self.pool(*ram).free()), *ram));
+        emptiest.map(|ram| (ram, need)).into_iter().collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! Why a lease waits: finds the reason that says what would change it, and tells it once. It may not grant anything.
+
+use crate::decide::Decision;
+use crate::engine::{Engine, Lease};
+use crate::order::LineIx;
+use crate::place::{Asker, Full, SEARCH_LIMIT};
+use crate::pool::LeaseIx;
+use crate::refuse::Waiting;
+use crate::request::Request;
+use crate::units::Mib;
+
+impl Engine {
+    pub(crate) fn why_not(&mut self, line: LineIx, asker: Asker, full: Full) -> Waiting {
+        let Some(request) = self.lease_at(asker.lease).map(|lease| lease.request.clone()) else { return Waiting::New };
+        let inventory = self.ledger.inventory;
+        let known = self.queue.line(line).and_then(|line| line.largest).filter(|(at, ..)| *at == inventory);
+        let (_, largest, satisfiable) = known.unwrap_or_else(|| {
+            let (largest, satisfiable) = self.ledger.largest(&request);
+            (inventory, largest, satisfiable)
+        });
+        if let Some(line) = self.queue.line_mut(line) {
+            line.largest = Some((inventory, largest, satisfiable));
+        }
+        let need = request.demand.slots.iter().map(|slot| slot.on(largest)).max().unwrap_or_default();
+        let no_ram = |most| Waiting::NoRam { need: request.demand.ram, most };
+        if request.demand.slots.is_empty() {
+            return match full {
+                Full::KeptFor(head, pool) => self.behind(head, pool),
+                Full::NoRoom => no_ram(largest),
+            };
+        }
+        if !satisfiable {
+            return if self.gpus_alone_would_do(&request) {
+                no_ram(self.most_ram(&request, false))
+            } else {
+                Waiting::Unsatisfiable { need, gpus: request.demand.slots.len(), largest }
+            };
+        }
+        match full {
+            Full::KeptFor(head, pool) => self.behind(head, pool),
+            Full::NoRoom if self.most_ram(&request, true) < request.demand.ram => no_ram(self.most_ram(&request, true)),
+            Full::NoRoom => Waiting::NoRoom { need, most_free: self.most_free(&request), class: request.class },
+        }
+    }
+
+    fn behind(&self, head: LeaseIx, pool: u32) -> Waiting {
+        Waiting::Behind { head: self.id_of(head), gpu: self.ledger.name_of(pool) }
+    }
+
+    fn gpus_alone_would_do(&self, request: &Request) -> bool {
+        let mut without = request.clone();
+        without.demand.ram = Mib::ZERO;
+        self.ledger.largest(&without).1
+    }
+
+    /// The most RAM of an eligible node: free for the class now, or when it is empty.
+    fn most_ram(&self, request: &Request, now: bool) -> Mib {
+        let nodes = self.ledger.nodes().filter(|(_, node)| request.nodes.accepts(&node.name));
+        let pools = nodes.map(|(_, node)| self.ledger.pool(node.ram));
+        pools.map(|pool| if now { pool.free_for(request.class) } else { pool.leasable }).max().unwrap_or_default()
+    }
+
+    fn most_free(&self, request: &Request) -> Mib {
+        let fullest_last = self.ledger.gpus_by_free().iter().rev().take(SEARCH_LIMIT);
+        let eligible = fullest_last.filter(|(_, ix)| self.ledger.accepts(request, *ix));
+        eligible.map(|(_, ix)| self.ledger.pool(*ix).free_for(request.class)).max().unwrap_or_default()
+    }
+
+    /// Tells why somebody waits, if that is news. How much is free changes all the time and is no news.
+    pub(crate) fn say_waiting(&mut self, ix: LeaseIx, why: Waiting, out: &mut Vec<Decision>) {
+        let Some(lease) = self.lease_at_mut(ix) else { return };
+        let changes_often =
+            matches!(why, Waiting::NoRoom { .. } | Waiting::NoRam { .. } | Waiting::VictimsProtected { .. });
+        let news = lease.why.name() != why.name() || (why != lease.why && !changes_often);
+        lease.why = why.clone();
+        if news {
+            out.push(Decision::Wait { lease: lease.request.id.clone(), why });
+        }
+    }
+
+    /// Why it waits. One that is not the first of its line has not been looked at itself: it asks for the same as that first.
+    pub(crate) fn reason_of(&self, lease: &Lease) -> Waiting {
+        let first = lease.line.and_then(|line| self.queue.head_of(line)).and_then(|(_, ix)| self.lease_at(ix));
+        match (&lease.why, first) {
+            (Waiting::New, Some(first)) => first.why.clone(),
+            (why, _) => why.clone(),
+        }
+    }
+}
