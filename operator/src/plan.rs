@@ -116,13 +116,21 @@ fn new_leases(world: &World, acts: &mut Vec<Act>) {
 
 /// The earliest lease of that owner that was preempted and has no heir yet.
 fn preempted_of<'a>(world: &'a World, pod: &Pod, owner: &str, taken: &BTreeSet<Key>) -> Option<&'a VramLease> {
+    let of_owner = |lease: &&VramLease| {
+        lease.namespace() == pod.namespace() && lease.spec.subject.owner.as_ref().is_some_and(|o| o.uid == owner)
+    };
+    // Who has its place is its heir, also when that could not be noted.
+    let has_heir = |old: &VramLease| {
+        let follows =
+            |heir: &VramLease| heir.spec.queued_at == old.spec.queued_at && heir.spec.preempted > old.spec.preempted;
+        old.status.as_ref().is_some_and(|status| status.inherited_by.is_some())
+            || world.leases.values().filter(of_owner).any(follows)
+    };
     let mut found: Vec<_> = world
         .leases
         .values()
-        .filter(|lease| lease.namespace() == pod.namespace())
-        .filter(|lease| lease.spec.subject.owner.as_ref().is_some_and(|o| o.uid == owner))
-        .filter(|lease| was_preempted(lease) && !taken.contains(&crate::world::key(*lease)))
-        .filter(|lease| lease.status.as_ref().is_some_and(|status| status.inherited_by.is_none()))
+        .filter(of_owner)
+        .filter(|lease| was_preempted(lease) && !taken.contains(&crate::world::key(*lease)) && !has_heir(lease))
         .collect();
     found.sort_by(|a, b| a.spec.queued_at.cmp(&b.spec.queued_at));
     found.first().copied()

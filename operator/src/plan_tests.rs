@@ -1,1 +1,251 @@
-//! Plans from worlds made by hand.
+//! Plans from worlds made by hand: what is written next, and that nothing is written twice.
+
+use super::*;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use memboss_crds::{Allocation, Gpu, MemoryNode, MemoryNodeSpec, MemoryNodeStatus};
+use serde_json::json;
+
+use crate::world::{Amounts, NodeInfo};
+
+fn now() -> Timestamp {
+    "2026-01-01T01:00:00Z".parse().unwrap()
+}
+
+fn planning() -> Planning {
+    Planning { epoch: Epoch { incarnation: "here".into(), number: 7 }, history: std::time::Duration::from_secs(3600) }
+}
+
+/// One node with GPUs of 24 GiB.
+fn world(gpus: usize) -> World {
+    let mut world = World::default();
+    let mut node = MemoryNode::new("node1", MemoryNodeSpec::default());
+    let gpu = |at: usize| Gpu {
+        uuid: format!("GPU-{at}"),
+        model: "A".into(),
+        leasable: "24Gi".into(),
+        foreign: "0Mi".into(),
+        ..Gpu::default()
+    };
+    node.status = Some(MemoryNodeStatus { gpus: (0..gpus).map(gpu).collect(), ..MemoryNodeStatus::default() });
+    world.memory.insert("node1".into(), node);
+    let allocatable = Amounts { cpu: 8000, memory: 1 << 36, storage: 1 << 36, pods: 110 };
+    world.nodes.insert("node1".into(), NodeInfo { ready: true, allocatable, ..NodeInfo::default() });
+    world
+}
+
+fn pod(name: &str, vram: &str, class: &str) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": name, "namespace": "ns", "uid": format!("{name}-uid"), "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": { "memboss.dev/leased": "true" },
+            "annotations": { "memboss.dev/vram": vram, "memboss.dev/priority": class },
+            "ownerReferences": [{ "apiVersion": "v1", "kind": "ReplicaSet", "name": "set", "uid": "set-uid", "controller": true }],
+        },
+        "spec": { "containers": [{ "name": "main" }], "schedulingGates": [{ "name": "memboss.dev/lease" }] }
+    }))
+    .unwrap()
+}
+
+fn acts(world: &World) -> Vec<Act> {
+    plan(world, &planning(), &BTreeSet::new(), now()).0
+}
+
+/// Does what was planned, as the API server would.
+fn carry_out(world: &mut World, acts: Vec<Act>) {
+    for act in acts {
+        match act {
+            Act::Create(lease) => drop(world.leases.insert(key(lease.as_ref()), *lease)),
+            Act::Place(key, placement) => status(world, &key).placement = Some(placement),
+            // A merge: what the plan does not name stays.
+            Act::Say(key, said) => {
+                let inherited_by = status(world, &key).inherited_by.clone();
+                *status(world, &key) = VramLeaseStatus { inherited_by, ..*said };
+            }
+            Act::Withdraw(key, reason) => {
+                if let Some(placement) = status(world, &key).placement.as_mut() {
+                    placement.withdrawn = Some(reason.name().into());
+                }
+            }
+            Act::Inherited(key, heir) => status(world, &key).inherited_by = Some(heir),
+            Act::OpenGate(key, _) => world.pods.get_mut(&key).unwrap().spec.as_mut().unwrap().scheduling_gates = None,
+            _ => {}
+        }
+    }
+}
+
+fn status<'a>(world: &'a mut World, key: &str) -> &'a mut VramLeaseStatus {
+    world.leases.get_mut(key).unwrap().status.get_or_insert_default()
+}
+
+/// What the agent answers.
+fn agent_says(world: &mut World, key: &str, state: AllocationState) {
+    let placed = status(world, key).placement.clone().unwrap();
+    let gpus = placed.gpus.iter().map(|gpu| memboss_crds::AllocatedGpu {
+        uuid: gpu.uuid.clone(),
+        memory: gpu.memory.clone(),
+        ..Default::default()
+    });
+    let reason = (state == AllocationState::Stopping).then(|| "Preempted".to_owned());
+    status(world, key).allocation =
+        Some(Allocation { state, attempt: placed.attempt, gpus: gpus.collect(), reason, ..Allocation::default() });
+}
+
+fn settle(world: &mut World) -> Vec<Act> {
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        let next = acts(world);
+        if next.is_empty() {
+            return all;
+        }
+        all.extend(next.clone());
+        carry_out(world, next);
+    }
+    panic!("it never comes to rest: {:?}", acts(world));
+}
+
+fn lease_of(world: &World, pod: &str) -> Key {
+    world.leases.iter().find(|(_, lease)| lease.spec.subject.pod_name == pod).map(|(key, _)| key.clone()).unwrap()
+}
+
+#[test]
+fn a_gated_pod_gets_a_lease_a_place_and_its_gate_opened_when_its_agent_has_it() {
+    let mut world = world(1);
+    world.pod(pod("a", "8Gi", "normal"));
+    let first = settle(&mut world);
+    assert!(matches!(&first[0], Act::Create(lease) if lease.spec.requested == "8Gi"), "{first:?}");
+    let placed =
+        first.iter().find_map(|act| if let Act::Place(_, placement) = act { Some(placement) } else { None }).unwrap();
+    assert_eq!((placed.node.as_str(), placed.attempt, placed.epoch.number), ("node1", 1, 7));
+    assert!(is_gated(&world.pods["ns/a"]), "not before the agent has answered");
+    let lease = lease_of(&world, "a");
+    agent_says(&mut world, &lease, AllocationState::Reserved);
+    assert!(settle(&mut world).iter().any(|act| matches!(act, Act::OpenGate(pod, _) if pod == "ns/a")));
+    assert!(acts(&world).is_empty(), "a world in which all was done gives no plan");
+}
+
+#[test]
+fn a_waiting_lease_says_its_place_and_why() {
+    let mut world = world(1);
+    for name in ["a", "b", "c"] {
+        world.pod(pod(name, "16Gi", "normal"));
+        settle(&mut world);
+    }
+    let b = world.leases[&lease_of(&world, "b")].status.clone().unwrap();
+    let queue = b.queue.unwrap();
+    assert_eq!(
+        (b.phase, queue.position, queue.reason.as_deref()),
+        (Some(LeasePhase::Waiting), Some(1), Some("NoRoom"))
+    );
+    let c = world.leases[&lease_of(&world, "c")].status.clone().unwrap();
+    assert_eq!(c.queue.unwrap().position, Some(2));
+}
+
+#[test]
+fn more_than_any_gpu_has_is_unsatisfiable_at_once_until_one_comes_that_has_it() {
+    let mut world = world(1);
+    world.pod(pod("big", "30Gi", "normal"));
+    settle(&mut world);
+    let lease = lease_of(&world, "big");
+    let said = world.leases[&lease].status.clone().unwrap();
+    assert_eq!(said.phase, Some(LeasePhase::Unsatisfiable));
+    assert!(said.message.unwrap().contains("24Gi"), "the largest is named");
+    assert!(said.conditions.iter().any(|c| c.type_ == "Unsatisfiable" && c.status == "True"));
+    world.memory.get_mut("node1").unwrap().status.as_mut().unwrap().gpus[0].leasable = "80Gi".into();
+    settle(&mut world);
+    assert!(world.leases[&lease].status.as_ref().unwrap().placement.is_some());
+}
+
+#[test]
+fn a_refused_lease_is_placed_again_with_another_attempt_once_its_pause_is_over() {
+    let mut world = world(1);
+    world.pod(pod("a", "8Gi", "normal"));
+    settle(&mut world);
+    let lease = lease_of(&world, "a");
+    agent_says(&mut world, &lease, AllocationState::Refused);
+    let paused = BTreeSet::from([lease.clone()]);
+    let (while_paused, _) = plan(&world, &planning(), &paused, now());
+    assert!(!while_paused.iter().any(|act| matches!(act, Act::Place(..))), "{while_paused:?}");
+    let again = acts(&world);
+    assert!(again.iter().any(|act| matches!(act, Act::Place(_, placement) if placement.attempt == 2)), "{again:?}");
+}
+
+fn with_running_batch(world: &mut World) -> Key {
+    world.pod(pod("batch", "20Gi", "batch"));
+    settle(world);
+    let victim = lease_of(world, "batch");
+    agent_says(world, &victim, AllocationState::Active);
+    settle(world);
+    // Its protection is long over.
+    status(world, &victim).active_at = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+    victim
+}
+
+#[test]
+fn an_urgent_lease_is_placed_with_its_victims_named_and_the_victims_pod_evicted_only_when_its_time_is_over() {
+    let mut world = world(1);
+    let victim = with_running_batch(&mut world);
+    world.pod(pod("urgent", "20Gi", "urgent"));
+    let done = settle(&mut world);
+    let victims = done
+        .iter()
+        .find_map(|act| if let Act::Place(_, placement) = act { Some(placement.victims.clone()) } else { None });
+    assert_eq!(victims, Some(vec![victim.clone()]));
+    let urgent = lease_of(&world, "urgent");
+    agent_says(&mut world, &urgent, AllocationState::Claimed);
+    agent_says(&mut world, &victim, AllocationState::Revoking);
+    assert!(!settle(&mut world).iter().any(|act| matches!(act, Act::Evict(..))), "it has its time");
+    agent_says(&mut world, &victim, AllocationState::Stopping);
+    let next = acts(&world);
+    carry_out(&mut world, next);
+    assert!(acts(&world).iter().any(|act| matches!(act, Act::Evict(pod, EndReason::Preempted) if pod == "ns/batch")));
+}
+
+#[test]
+fn the_next_pod_of_a_preempted_ones_owner_takes_over_its_place_in_the_queue() {
+    let mut world = world(1);
+    let victim = with_running_batch(&mut world);
+    agent_says(&mut world, &victim, AllocationState::Stopping);
+    world.no_pod(&"ns/batch".to_owned());
+    let mut again = pod("again", "20Gi", "batch");
+    again.metadata.creation_timestamp = Some(Time("2026-01-01T00:59:00Z".parse().unwrap()));
+    world.pod(again);
+    settle(&mut world);
+    let heir = &world.leases[&lease_of(&world, "again")];
+    assert_eq!(heir.spec.queued_at, world.leases[&victim].spec.queued_at);
+    assert_eq!(heir.spec.preempted, 1);
+    assert_eq!(world.leases[&victim].status.as_ref().unwrap().inherited_by, Some(heir.name_any()));
+}
+
+#[test]
+fn a_pod_that_is_over_gives_its_lease_back_and_one_that_never_ran_ends_it_at_once() {
+    let mut world = world(1);
+    world.pod(pod("a", "20Gi", "normal"));
+    settle(&mut world);
+    let lease = lease_of(&world, "a");
+    agent_says(&mut world, &lease, AllocationState::Active);
+    settle(&mut world);
+    world.pod(pod("b", "20Gi", "normal"));
+    settle(&mut world);
+    let waiting = lease_of(&world, "b");
+    world.no_pod(&"ns/a".to_owned());
+    world.no_pod(&"ns/b".to_owned());
+    settle(&mut world);
+    assert_eq!(
+        world.leases[&lease].status.as_ref().unwrap().placement.as_ref().unwrap().withdrawn.as_deref(),
+        Some("Deleted")
+    );
+    assert_eq!(world.leases[&waiting].status.as_ref().unwrap().phase, Some(LeasePhase::Ended));
+}
+
+#[test]
+fn where_a_pod_cannot_run_it_is_not_placed_and_the_reason_says_so() {
+    let mut world = world(1);
+    world.nodes.get_mut("node1").unwrap().unschedulable = true;
+    world.pod(pod("a", "8Gi", "normal"));
+    settle(&mut world);
+    let said = world.leases[&lease_of(&world, "a")].status.clone().unwrap();
+    assert!(said.placement.is_none());
+    assert_eq!(said.why.as_deref(), Some("NoEligibleNode"));
+    assert!(said.message.unwrap().contains("cordoned"));
+}

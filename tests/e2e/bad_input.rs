@@ -66,7 +66,7 @@ async fn wrong_requests_are_refused_also_while_the_operator_is_down() -> Result<
     let ns = bed.namespace("down").await?;
     let api = Api::<Deployment>::namespaced(bed.client.clone(), SYSTEM);
     let scale = |n: i32| json!({ "spec": { "replicas": n } });
-    let before = api.get("memboss-operator").await?.spec.and_then(|spec| spec.replicas).unwrap_or(1);
+    let before = api.get("memboss-operator").await?.spec.replicas.unwrap_or(1);
     api.patch("memboss-operator", &PatchParams::default(), &Patch::Merge(scale(0))).await?;
     let ready = || async {
         Ok::<_, anyhow::Error>(api.get("memboss-operator").await?.status.and_then(|s| s.ready_replicas).unwrap_or(0))

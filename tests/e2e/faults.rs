@@ -78,7 +78,14 @@ async fn insist<T, F: Future<Output = Result<T>>>(what: &str, ask: impl Fn() -> 
 async fn kill_at(bed: &Bed, ns: &str, part: Part, step: Step) -> Result<()> {
     let client = &bed.client;
     let name = format!("{part:?}-{step:?}").to_lowercase();
-    TestPod::leasing(&name, "4Gi", "normal").create(client, ns).await?;
+    // What was killed before may not answer yet; a controller would try again too.
+    insist("its pod", || async {
+        match pods::get(client, ns, &name).await? {
+            Some(pod) => Ok(pod),
+            None => TestPod::leasing(&name, "4Gi", "normal").create(client, ns).await,
+        }
+    })
+    .await?;
     reach(bed, ns, &name, step).await?;
     if matches!(step, Step::Ending) {
         let api = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(client.clone(), ns);

@@ -56,9 +56,11 @@ async fn forty_pods_at_once_all_start_each_bound_to_the_gpu_of_its_lease() -> Re
     let bed = Bed::connect().await?;
     let (client, ns) = (&bed.client, bed.namespace("forty").await?);
     let names: Vec<_> = (0..40).map(|n| format!("p{n:02}")).collect();
-    let pods = names.iter().map(|name| TestPod::leasing(name, "512Mi", "normal"));
-    let created =
-        futures::future::join_all(pods.map(|pod| async move { pod.create(client, &bed_ns(&ns)).await })).await;
+    let create = |name: &String| {
+        let (pod, ns) = (TestPod::leasing(name, "512Mi", "normal"), ns.clone());
+        async move { pod.create(client, &ns).await }
+    };
+    let created = futures::future::join_all(names.iter().map(create)).await;
     for pod in created {
         pod?;
     }
@@ -77,10 +79,6 @@ async fn forty_pods_at_once_all_start_each_bound_to_the_gpu_of_its_lease() -> Re
     }
     leases::nothing_granted_twice(client).await?;
     bed.remove(&ns).await
-}
-
-fn bed_ns(ns: &str) -> String {
-    ns.to_owned()
 }
 
 /// Checks from inside the container: the GPUs that it sees are those of its lease, and no other.

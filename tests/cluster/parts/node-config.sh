@@ -30,6 +30,9 @@ evictionHard: {nodefs.available: "1%", imagefs.available: "1%", memory.available
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 maxPods: 110
+# Tests kill the same container again and again: the kubelet may not make them wait longer each time.
+crashLoopBackOff: {maxContainerRestartPeriod: 1s}
+featureGates: {KubeletCrashLoopBackOffMax: true}
 YAML
 cat >"$home/containerd.toml" <<TOML
 version = 3
