@@ -3,17 +3,16 @@
 
 #![expect(unreachable_pub, reason = "what the derive makes is exported below by name")]
 
-mod common;
 mod memory_node;
 mod model_load;
 mod names;
 mod quantity;
 mod ram_lease;
+mod terms;
 mod vram_lease;
 
 use kube::CustomResourceExt;
 
-pub use common::{Class, Epoch, Layout, Owner};
 pub use memory_node::{Gpu, Health, MemoryNode, MemoryNodeSpec, MemoryNodeStatus, Ram, Summary};
 pub use model_load::{
     Format, ModelLoad, ModelLoadSpec, ModelLoadStatus, ModelOnNode, ModelPhase, ModelPlacement, Runtime, Source, Tier,
@@ -23,6 +22,7 @@ pub use names::{
 };
 pub use quantity::{NotMemory, parse_mib, quantity};
 pub use ram_lease::{RamAllocation, RamLease, RamLeaseSpec, RamLeaseStatus, RamPlacement};
+pub use terms::{Class, Epoch, Layout, Owner};
 pub use vram_lease::{
     AllocatedGpu, Allocation, AllocationState, ContainerSlots, GpuAmount, GpuSelector, LeasePhase, Notice, Placement,
     QueueStatus, Slot, Subject, Token, VramLease, VramLeaseSpec, VramLeaseStatus,
@@ -33,7 +33,9 @@ pub use vram_lease::{
 /// # Errors
 /// When one cannot be written as YAML.
 pub fn definitions() -> Result<Vec<(&'static str, String)>, serde_saphyr::ser::Error> {
-    let yaml = |definition| serde_saphyr::to_string(&definition);
+    let yaml = |definition| {
+        serde_saphyr::to_string(&definition).map(|yaml| format!("# Generated from crds/src by `make crds`.\n{yaml}"))
+    };
     Ok(vec![
         ("vramleases.yaml", yaml(VramLease::crd())?),
         ("ramleases.yaml", yaml(RamLease::crd())?),

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{Class, Layout};
+use crate::terms::{Class, Layout};
 use crate::vram_lease::GpuSelector;
 
 /// What is wanted.

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{Class, Epoch};
+use crate::terms::{Class, Epoch};
 use crate::vram_lease::{AllocationState, LeasePhase, Notice, QueueStatus, Subject, Token};
 
 /// What is asked.
@@ -47,6 +47,7 @@ pub struct RamLeaseSpec {
     pub vram_lease: Option<String>,
     /// Its place in the queue: RFC 3339, microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub queued_at: Option<String>,
     /// Its holder can give a part back and go on.
     #[serde(default)]

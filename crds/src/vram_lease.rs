@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{Class, Epoch, Layout, Owner};
+use crate::terms::{Class, Epoch, Layout, Owner};
 
 /// What is asked.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,7 @@ pub struct VramLeaseSpec {
     /// Which container uses which slots.
     #[serde(default)]
     #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub containers: Vec<ContainerSlots>,
     /// Which GPUs will do.
     #[serde(default)]
@@ -66,6 +67,7 @@ pub struct VramLeaseSpec {
     pub layout: Layout,
     /// Its place in the queue: RFC 3339, microseconds. A lease that follows a preempted one keeps the old place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub queued_at: Option<String>,
     /// How often the work was preempted before.
     #[serde(default)]
@@ -114,13 +116,14 @@ pub struct Slot {
 }
 
 /// Which slots a container uses.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerSlots {
     /// The container.
     pub name: String,
     /// Places in `slots`.
     #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub slots: Vec<u32>,
     /// Its own part of each of them, as it asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

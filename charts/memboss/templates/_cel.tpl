@@ -50,3 +50,19 @@ namespaceSelector:
       values:
         {{- include "memboss.excluded" . | nindent 8 }}
 {{- end -}}
+
+
+{{/* How a policy that ties agents to their node begins. */}}
+{{- define "memboss.cel.agent" -}}
+matchConditions:
+  - name: by-an-agent
+    expression: request.userInfo.username == '{{ include "memboss.agentUser" . }}'
+variables:
+  - name: node
+    expression: >-
+      has(request.userInfo.extra) && 'authentication.kubernetes.io/node-name' in request.userInfo.extra
+      ? request.userInfo.extra['authentication.kubernetes.io/node-name'][0] : ''
+validations:
+  - expression: variables.node != ''
+    message: "an agent's token must be bound to a pod on a node, and this one is not"
+{{- end -}}

@@ -49,7 +49,7 @@
 - name: badAmounts
   expression: >-
     variables.ours.filter(k, (k == 'vram' || k.startsWith('vram.')) && !variables.annotations['memboss.dev/' + k].matches(
-    '^(([1-9]|1[0-6])x)?([1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?|([1-9][0-9]?|100)%)$'))
+    '^(([1-9]|1[0-6])x)?([1-9][0-9]{0,15}|[1-9][0-9]{0,12}(Ki|k)|[1-9][0-9]{0,9}(Mi|M)|[1-9][0-9]{0,6}(Gi|G)|[1-9][0-9]{0,3}(Ti|T)|([1-9][0-9]?|100)%)$'))
 - name: badWords
   expression: variables.ours.filter(k, k in variables.words && !(variables.annotations['memboss.dev/' + k] in variables.words[k]))
 - name: badSeconds
@@ -64,19 +64,19 @@
 
 {{- define "memboss.policy.syntax" -}}
 - expression: variables.unknown.size() == 0
-  message: there is no such annotation of memboss
+  message: "an annotation that begins with memboss.dev/ is none that a pod may ask by"
   messageExpression: >-
     {{ include "memboss.cel.wrong" (dict "key" "variables.unknown[0]" "right" "(variables.unknown[0] in ['ram', 'model'] ? 'this version leases VRAM only: leave it out' : 'there is no such annotation; what a pod may ask by is ' + variables.known.join(', ') + ', vram.<container>')") }}
 - expression: variables.badAmounts.size() == 0
-  message: an amount of GPU memory is not one
+  message: "memboss.dev/vram or memboss.dev/vram.<container>: write whole Mi or Gi (8Gi, 8000Mi), a share (50%), or either for several GPUs (2x8Gi)"
   messageExpression: >-
     {{ include "memboss.cel.wrong" (dict "key" "variables.badAmounts[0]" "right" "'write whole Mi or Gi (8Gi, 8000Mi), a share (50%, from 1% to 100%), or either for several GPUs (2x8Gi, up to 16)'") }}
 - expression: variables.badWords.size() == 0
-  message: an annotation of memboss has a value that it cannot have
+  message: "memboss.dev/priority, containers, layout, can-shrink or can-offload has a value that it cannot have"
   messageExpression: >-
     {{ include "memboss.cel.wrong" (dict "key" "variables.badWords[0]" "right" "'one of ' + variables.words[variables.badWords[0]].join(', ')") }}
 - expression: variables.badSeconds.size() == 0
-  message: an annotation of memboss is not in whole seconds
+  message: "memboss.dev/notice or protection: write whole seconds, at most 300 and 86400"
   messageExpression: >-
     {{ include "memboss.cel.wrong" (dict "key" "variables.badSeconds[0]" "right" "'whole seconds, at most ' + string(variables.most[variables.badSeconds[0]])") }}
 - expression: "!('gpu-model' in variables.ours) || variables.annotations['memboss.dev/gpu-model'].split('|').all(p, p.trim() != '')"

@@ -22,9 +22,8 @@ fn main() -> ExitCode {
 
 fn run(folder: &Path, check: bool) -> Result<usize, Box<dyn std::error::Error>> {
     let mut stale = 0;
-    for (name, yaml) in memboss_crds::definitions()? {
+    for (name, text) in memboss_crds::definitions()? {
         let path = folder.join(name);
-        let text = format!("# Generated from crds/src by `make crds`.\n{yaml}");
         if std::fs::read_to_string(&path).is_ok_and(|present| present == text) {
             continue;
         }
