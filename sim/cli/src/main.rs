@@ -103,6 +103,12 @@ enum Foreign {
         #[arg(long)]
         mib: u64,
     },
+    /// Ends all of a GPU; prints how many.
+    Remove {
+        /// Index or UUID.
+        #[arg(long)]
+        gpu: String,
+    },
     /// Is one: holds until it is killed.
     #[command(hide = true)]
     Hold {
@@ -133,6 +139,7 @@ fn main() -> Result<()> {
         }
         What::Xid { gpu, code } => find(&dir, &gpu)?.push_xid(code).context("failed to report the XID"),
         What::Foreign(Foreign::Add { gpu, mib }) => foreign::add(&dir, &gpu, mib),
+        What::Foreign(Foreign::Remove { gpu }) => foreign::remove(find(&dir, &gpu)?),
         What::Foreign(Foreign::Hold { gpu, mib }) => foreign::hold(find(&dir, &gpu)?, mib),
         What::Nvml { presence } => install::nvml(&dir, matches!(presence, Presence::Present)),
         What::Destroy => std::fs::remove_dir_all(dir.gpus_dir()).context("failed to remove the GPUs"),

@@ -2,7 +2,7 @@
 //! and asks what is free. What it allocates is only counted, on the account of this process in the GPU's file.
 
 #![expect(unsafe_code, unreachable_pub, reason = "a C interface: pointers come from the caller, names are exported")]
-#![expect(missing_docs, clippy::missing_safety_doc, reason = "the names and contracts are CUDA's own, in cuda.h")]
+#![expect(missing_docs, reason = "the names and contracts are CUDA's own, in cuda.h")]
 
 mod memory;
 
@@ -55,10 +55,20 @@ pub(crate) fn gpu(device: CUdevice) -> Result<&'static Gpu, CUresult> {
     started()?;
     let place = usize::try_from(device).map_err(|_| INVALID_DEVICE)?;
     let gpu = visible()?.get(place).copied().ok_or(INVALID_DEVICE)?;
+    wait_while_hung(gpu);
+    Ok(gpu)
+}
+
+/// Calls on a GPU whose driver hangs do not come back.
+pub(crate) fn wait_while_hung(gpu: &Gpu) {
     while gpu.health() == Health::Hung {
         std::thread::sleep(Duration::from_millis(50));
     }
-    Ok(gpu)
+}
+
+/// What programs may ever have of a GPU: CUDA does not count what the driver keeps.
+pub(crate) fn usable(gpu: &Gpu) -> usize {
+    usize::try_from(gpu.total().saturating_sub(gpu.reserved())).unwrap_or(usize::MAX)
 }
 
 pub(crate) fn answer(outcome: Result<(), CUresult>) -> CUresult {
@@ -81,6 +91,21 @@ pub(crate) fn give<T>(place: *mut T, value: T) -> Result<(), CUresult> {
     }
     // SAFETY: CUDA's contract: a pointer that is not null leads to a place for a `T`.
     unsafe { place.write(value) };
+    Ok(())
+}
+
+/// Puts a text where the caller wants it, cut to the room there is.
+fn give_text(place: *mut c_char, length: c_int, text: &str) -> Result<(), CUresult> {
+    let room = usize::try_from(length).unwrap_or(0);
+    if place.is_null() || room == 0 {
+        return Err(INVALID_VALUE);
+    }
+    let cut = text.len().min(room - 1);
+    // SAFETY: CUDA's contract: `length` bytes may be written there; `cut` and the end fit.
+    unsafe {
+        std::ptr::copy_nonoverlapping(text.as_ptr(), place.cast(), cut);
+        place.add(cut).write(0);
+    }
     Ok(())
 }
 
@@ -117,21 +142,7 @@ pub extern "C" fn cuDeviceGet(device: *mut CUdevice, ordinal: c_int) -> CUresult
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, device: CUdevice) -> CUresult {
-    let read = || {
-        let text = gpu(device)?.name();
-        let room = usize::try_from(length).unwrap_or(0);
-        if name.is_null() || room == 0 {
-            return Err(INVALID_VALUE);
-        }
-        let cut = text.len().min(room - 1);
-        // SAFETY: CUDA's contract: `length` bytes may be written there; `cut` and the end fit.
-        unsafe {
-            std::ptr::copy_nonoverlapping(text.as_ptr(), name.cast(), cut);
-            name.add(cut).write(0);
-        }
-        Ok(())
-    };
-    answer(read())
+    answer(gpu(device).and_then(|gpu| give_text(name, length, &gpu.name())))
 }
 
 #[unsafe(no_mangle)]
@@ -153,7 +164,7 @@ pub extern "C" fn cuDeviceGetUuid(uuid: *mut [u8; 16], device: CUdevice) -> CUre
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice) -> CUresult {
-    answer(gpu(device).and_then(|gpu| give(bytes, usize::try_from(gpu.total()).unwrap_or(usize::MAX))))
+    answer(gpu(device).and_then(|gpu| give(bytes, usable(gpu))))
 }
 
 #[unsafe(no_mangle)]
@@ -181,5 +192,5 @@ fn described(error: CUresult) -> (*const c_char, *const c_char) {
     (name.as_ptr(), text.as_ptr())
 }
 
-/// A context: the device's number and one, dressed as a pointer, so that it is never null.
+/// A context: its number, from one on, dressed as a pointer, so that it is never null.
 pub type CUcontext = *mut c_void;

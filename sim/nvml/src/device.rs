@@ -82,6 +82,8 @@ pub extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: *mut nv
 pub extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(bus_id: *const c_char, device: *mut nvmlDevice_t) -> nvmlReturn_t {
     let find = || {
         let wanted = read_text(bus_id)?;
+        // A domain may be written with four digits or with eight.
+        let wanted = format!("{wanted:0>16}");
         let gpu = gpus()?.into_iter().find(|gpu| bus(gpu).eq_ignore_ascii_case(&wanted)).ok_or(NOT_FOUND)?;
         give(device, handle(gpu))
     };
@@ -100,7 +102,13 @@ pub extern "C" fn nvmlDeviceGetName(device: nvmlDevice_t, name: *mut c_char, len
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) -> nvmlReturn_t {
-    answer(asked(device).and_then(|gpu| give(index, gpu.index())))
+    let read = || {
+        let gpu = asked(device)?;
+        // The place among those that are visible here, as the handles are counted; the node's number is the minor one.
+        let place = gpus()?.into_iter().position(|other| std::ptr::eq(other, gpu)).ok_or(UNKNOWN)?;
+        give(index, c_uint::try_from(place).unwrap_or(c_uint::MAX))
+    };
+    answer(read())
 }
 
 #[unsafe(no_mangle)]
@@ -173,6 +181,15 @@ pub extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: nvmlDevice_t, memory: *mut 
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
+    device: nvmlDevice_t,
+    count: *mut c_uint,
+    infos: *mut nvmlProcessInfo_t,
+) -> nvmlReturn_t {
+    answer(processes(device, count, infos))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetComputeRunningProcesses_v2(
     device: nvmlDevice_t,
     count: *mut c_uint,
     infos: *mut nvmlProcessInfo_t,
@@ -276,4 +293,33 @@ pub extern "C" fn nvmlDeviceGetCudaComputeCapability(
 pub extern "C" fn nvmlDeviceGetPersistenceMode(device: nvmlDevice_t, mode: *mut c_uint) -> nvmlReturn_t {
     // A lost GPU is asked no question here; the mode is the driver's.
     answer(ready().and_then(|()| known(device)).and_then(|_| give(mode, 1)))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetEccMode(
+    device: nvmlDevice_t,
+    current: *mut c_uint,
+    pending: *mut c_uint,
+) -> nvmlReturn_t {
+    answer(asked(device).and_then(|_| give(current, 1)).and_then(|()| give(pending, 1)))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetTotalEccErrors(
+    device: nvmlDevice_t,
+    _error: c_uint,
+    _counter: c_uint,
+    count: *mut c_ulonglong,
+) -> nvmlReturn_t {
+    answer(asked(device).and_then(|_| give(count, 0)))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetProcessUtilization(
+    device: nvmlDevice_t,
+    _samples: *mut std::ffi::c_void,
+    _count: *mut c_uint,
+    _last_seen: c_ulonglong,
+) -> nvmlReturn_t {
+    answer(asked(device).and(Err(NOT_SUPPORTED)))
 }

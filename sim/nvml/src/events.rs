@@ -5,7 +5,9 @@ use std::ffi::{c_uint, c_ulonglong, c_void};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{INVALID_ARGUMENT, TIMEOUT, answer, asked, give, gpus, handle, known, nvmlDevice_t, nvmlReturn_t, ready};
+use memboss_sim_state::Gpu;
+
+use crate::{INVALID_ARGUMENT, TIMEOUT, answer, asked, give, handle, known, nvmlDevice_t, nvmlReturn_t, ready};
 
 /// A set: its number, dressed as a pointer.
 pub type nvmlEventSet_t = *mut c_void;
@@ -24,8 +26,8 @@ pub struct nvmlEventData_t {
     compute_instance: c_uint,
 }
 
-/// For each set, the GPUs that it listens to, by UUID, and how far it has read.
-type Sets = BTreeMap<usize, BTreeMap<String, u64>>;
+/// For each set, the GPUs that it listens to, and how far it has read.
+type Sets = BTreeMap<usize, Vec<(&'static Gpu, u64)>>;
 static SETS: LazyLock<Mutex<Sets>> = LazyLock::new(Mutex::default);
 
 fn sets() -> std::sync::MutexGuard<'static, Sets> {
@@ -38,7 +40,7 @@ pub extern "C" fn nvmlEventSetCreate(set: *mut nvmlEventSet_t) -> nvmlReturn_t {
         ready()?;
         let mut sets = sets();
         let number = sets.keys().next_back().map_or(1, |last| last + 1);
-        sets.insert(number, BTreeMap::new());
+        sets.insert(number, Vec::new());
         give(set, std::ptr::without_provenance_mut(number))
     };
     answer(create())
@@ -63,7 +65,7 @@ pub extern "C" fn nvmlDeviceRegisterEvents(
     let register = || {
         let gpu = asked(device)?;
         let mut sets = sets();
-        sets.get_mut(&set.addr()).ok_or(INVALID_ARGUMENT)?.insert(gpu.uuid(), gpu.xid_count());
+        sets.get_mut(&set.addr()).ok_or(INVALID_ARGUMENT)?.push((gpu, gpu.xid_count()));
         Ok(())
     };
     answer(register())
@@ -101,13 +103,10 @@ pub extern "C" fn nvmlEventSetWait_v2(
 }
 
 fn next(set: nvmlEventSet_t) -> Result<Option<(nvmlDevice_t, u64)>, nvmlReturn_t> {
-    let gpus = gpus()?;
     let mut sets = sets();
     let listening = sets.get_mut(&set.addr()).ok_or(INVALID_ARGUMENT)?;
-    for gpu in gpus {
-        if let Some(position) = listening.get_mut(&gpu.uuid())
-            && let Some((xid, behind)) = gpu.xid_at(*position)
-        {
+    for (gpu, position) in listening {
+        if let Some((xid, behind)) = gpu.xid_at(*position) {
             *position = behind;
             return Ok(Some((handle(gpu), xid)));
         }

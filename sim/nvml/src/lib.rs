@@ -2,7 +2,7 @@
 //! may not change them. What it does not have is answered by the symbol's absence, as an older driver would.
 
 #![expect(unsafe_code, unreachable_pub, reason = "a C interface: pointers come from the caller, names are exported")]
-#![expect(missing_docs, clippy::missing_safety_doc, reason = "the names and contracts are NVML's own, in nvml.h")]
+#![expect(missing_docs, reason = "the names and contracts are NVML's own, in nvml.h")]
 #![expect(non_camel_case_types, reason = "NVML's names")]
 
 mod device;

@@ -43,7 +43,13 @@ pub(crate) struct Card {
     device: c_int,
     uuid: String,
     context: *mut c_void,
-    held: Option<u64>,
+    held: Option<Held>,
+}
+
+/// Memory that was allocated.
+struct Held {
+    address: u64,
+    bytes: u64,
 }
 
 fn check(call: &'static str, code: c_uint) -> Result<(), Failure> {
@@ -98,6 +104,11 @@ impl Card {
         &self.uuid
     }
 
+    /// What it holds.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.as_ref().map_or(0, |held| held.bytes)
+    }
+
     /// Holds so many bytes instead of what it held.
     pub(crate) fn hold(&mut self, bytes: u64) -> Result<(), Failure> {
         if self.context.is_null() {
@@ -106,7 +117,7 @@ impl Card {
         }
         // SAFETY: the context was made above and is never destroyed.
         check("cuCtxSetCurrent", unsafe { (self.driver.current)(self.context) })?;
-        if let Some(address) = self.held.take() {
+        if let Some(Held { address, .. }) = self.held.take() {
             // SAFETY: the address is one that was allocated and not freed yet.
             check("cuMemFree", unsafe { (self.driver.free)(address) })?;
         }
@@ -117,7 +128,7 @@ impl Card {
         let size = usize::try_from(bytes).unwrap_or(usize::MAX);
         // SAFETY: a context is current; the address is written into a place of ours.
         check("cuMemAlloc", unsafe { (self.driver.alloc)(&raw mut address, size) })?;
-        self.held = Some(address);
+        self.held = Some(Held { address, bytes });
         Ok(())
     }
 }

@@ -6,11 +6,12 @@ mod cuda;
 mod notice;
 
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cuda::{Card, Failure};
 use crate::notice::Response;
@@ -19,9 +20,9 @@ use crate::notice::Response;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "memboss-workload", version)]
 struct Arguments {
-    /// How much to allocate on every GPU that is seen (8Gi, 512Mi); nothing without.
-    #[arg(long, value_parser = amount)]
-    alloc: Option<u64>,
+    /// How much to allocate on every GPU that is seen (8Gi, 512Mi). Nothing without, and nothing for a share (50%), which only a lease can size.
+    #[arg(long)]
+    alloc: Option<Alloc>,
     /// How long to hold it: `forever`, or seconds (30s).
     #[arg(long, default_value = "forever", value_parser = span)]
     hold: Hold,
@@ -34,7 +35,10 @@ struct Arguments {
     /// Goes on when it gets SIGTERM.
     #[arg(long)]
     ignore_term: bool,
-    /// How it exits after `hold`.
+    /// Ends after so long (5s), whatever `--hold` says.
+    #[arg(long, value_parser = span)]
+    exit_after: Option<Hold>,
+    /// How it exits after `--hold` or `--exit-after`.
     #[arg(long, default_value_t = 0)]
     exit_code: u8,
 }
@@ -48,6 +52,27 @@ pub(crate) fn amount(text: &str) -> Result<u64, String> {
         _ => return Err(bad()),
     };
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).ok_or_else(bad)
+}
+
+/// What to allocate on each GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Alloc {
+    /// So many bytes.
+    Bytes(u64),
+    /// Nothing: what was said is empty or a share.
+    Skip(String),
+}
+
+impl FromStr for Alloc {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let share = |number: &str| number.parse::<u8>().is_ok_and(|percent| (1..=100).contains(&percent));
+        match text.strip_suffix('%') {
+            Some(number) if share(number) => Ok(Self::Skip(text.to_owned())),
+            None if text.is_empty() => Ok(Self::Skip(String::new())),
+            _ => Ok(Self::Bytes(amount(text)?)),
+        }
+    }
 }
 
 /// How long memory is held: for ever, if no time is said.
@@ -74,13 +99,21 @@ pub(crate) fn say(step: &Value) {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // Before the first word: whoever has read one may send a signal, and a container's first process ignores those that it does not watch.
+    let (Ok(term), Ok(interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        say(&json!({ "event": "error", "what": "signals cannot be watched" }));
+        return ExitCode::FAILURE;
+    };
     let mut cards = if arguments.no_gpu { Vec::new() } else { cuda::cards() };
     let env: serde_json::Map<String, Value> = std::env::vars()
         .filter(|(name, _)| name.starts_with("MEMBOSS_"))
         .map(|(name, value)| (name, json!(value)))
         .collect();
     say(&json!({ "event": "binding", "gpus": cards.iter().map(Card::uuid).collect::<Vec<_>>(), "env": env }));
-    if let Some(bytes) = arguments.alloc {
+    if let Some(Alloc::Skip(said)) = &arguments.alloc {
+        say(&json!({ "event": "skipped", "alloc": said }));
+    }
+    if let Some(Alloc::Bytes(bytes)) = arguments.alloc {
         if cards.is_empty() {
             say(&json!({ "event": "error", "what": "there is no GPU to allocate on" }));
             return ExitCode::from(3);
@@ -92,7 +125,7 @@ async fn main() -> ExitCode {
             say(&json!({ "event": "allocated", "gpu": card.uuid(), "mib": bytes >> 20 }));
         }
     }
-    hold(arguments, cards).await
+    hold(arguments, cards, term, interrupt).await
 }
 
 fn failed(card: &Card, failure: &Failure) -> ExitCode {
@@ -102,13 +135,9 @@ fn failed(card: &Card, failure: &Failure) -> ExitCode {
 }
 
 /// Holds until the time is over, a signal, or a notice that ends it.
-async fn hold(arguments: Arguments, mut cards: Vec<Card>) -> ExitCode {
-    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        say(&json!({ "event": "error", "what": "signals cannot be watched" }));
-        return ExitCode::FAILURE;
-    };
+async fn hold(arguments: Arguments, mut cards: Vec<Card>, mut term: Signal, mut interrupt: Signal) -> ExitCode {
     let time = async {
-        match arguments.hold.0 {
+        match arguments.exit_after.unwrap_or(arguments.hold).0 {
             Some(span) => tokio::time::sleep(span).await,
             None => std::future::pending().await,
         }

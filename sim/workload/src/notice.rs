@@ -116,8 +116,9 @@ async fn answer(
     false
 }
 
+/// Gives back what is above so many bytes on each GPU; who holds less keeps that.
 fn keep_only(cards: &mut [Card], bytes: u64) {
-    for card in cards {
+    for card in cards.iter_mut().filter(|card| card.held() > bytes) {
         if let Err(failure) = card.hold(bytes) {
             say(&json!({ "event": "error", "gpu": card.uuid(), "what": failure.to_string() }));
         }
