@@ -258,6 +258,8 @@ impl Ledger {
         for (pool, memory) in spots.all() {
             self.pools[pool as usize].charge(lease, class, memory);
             self.refile(pool);
+            // A weaker claim may not come any more.
+            self.changed |= !self.pool(pool).claims.is_empty();
         }
     }
 
@@ -281,6 +283,7 @@ impl Ledger {
 
     pub(crate) fn claim(&mut self, lease: LeaseIx, class: Class, spots: &Spots) {
         for (pool, memory) in spots.all() {
+            self.changed |= !self.pool(pool).claims.is_empty();
             self.pools[pool as usize].claims.insert(lease, Claim { class, memory });
             self.refile(pool);
         }
