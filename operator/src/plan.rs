@@ -226,14 +226,17 @@ fn lease_acts(
         return;
     }
     if let (Some(pod), Some(placed), Some(allocation)) = (pod, placed, answer(lease)) {
-        pod_acts(pod, placed, allocation, acts);
+        // Held back there: a pod that came now would fail for good (its device plugin is away) or be sent off again.
+        let held =
+            world.memory.get(&placed.node).and_then(|node| node.status.as_ref()).is_some_and(|s| s.hold.is_some());
+        pod_acts(pod, placed, allocation, held, acts);
     }
 }
 
-fn pod_acts(pod: &Pod, placed: &Placement, allocation: &memboss_crds::Allocation, acts: &mut Vec<Act>) {
+fn pod_acts(pod: &Pod, placed: &Placement, allocation: &memboss_crds::Allocation, held: bool, acts: &mut Vec<Act>) {
     let going = pod.metadata.deletion_timestamp.is_some();
     match allocation.state {
-        AllocationState::Reserved | AllocationState::Active if is_gated(pod) && !going => {
+        AllocationState::Reserved | AllocationState::Active if is_gated(pod) && !going && !held => {
             if let Some(patch) = open_gate(pod, &placed.node) {
                 acts.push(Act::OpenGate(key(pod), patch));
             }

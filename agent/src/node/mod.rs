@@ -154,8 +154,28 @@ pub enum Input {
         /// These GPUs.
         gpus: BTreeSet<GpuUuid>,
     },
+    /// A device plugin came or went.
+    Plugin(Presence),
     /// Somebody on the node asks.
     Ask(Ask),
+}
+
+/// Whether somebody came or went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Came.
+    Came,
+    /// Went.
+    Went,
+}
+
+impl Presence {
+    const fn counted(self, there: usize) -> usize {
+        match self {
+            Self::Came => there + 1,
+            Self::Went => there.saturating_sub(1),
+        }
+    }
 }
 
 /// Why nothing is granted on the node for now.
@@ -240,6 +260,8 @@ pub struct Node {
     pub(crate) strangers: BTreeSet<PodUid>,
     pub(crate) gives: Vec<holders::Give>,
     pub(crate) draining: (bool, BTreeSet<GpuUuid>),
+    /// How many device plugins watch; not known before the first one has come.
+    pub(crate) plugins: Option<usize>,
     pub(crate) wants_incarnation: bool,
     pub(crate) news: Vec<News>,
     pub(crate) counters: Counters,
@@ -270,6 +292,7 @@ impl Node {
             Input::Pod(pod) => self.take_pod(pod),
             Input::Incarnation(incarnation) => self.learn_incarnation(&incarnation),
             Input::Drain { node, gpus } => self.drain(node, gpus, now),
+            Input::Plugin(presence) => self.plugins = Some(presence.counted(self.plugins.unwrap_or(0))),
             Input::Ask(ask) => self.ask(ask, now),
         }
         self.rebuild_if_due(now);

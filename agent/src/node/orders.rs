@@ -86,7 +86,12 @@ impl Node {
             (_, _, _, Some(ended)) => Held::Ended { answered: &ended.answered },
             _ => Held::Nothing,
         };
-        judge(order, &held, self.floor.as_ref(), self.hold == Hold::Open && self.orders_known)
+        judge(order, &held, self.floor.as_ref(), self.hold == Hold::Open && self.orders_known && !self.plugin_is_away())
+    }
+
+    /// A pod that reaches the kubelet while the device plugin is away Fails for good: until it is back, nothing new is sent there.
+    pub(super) fn plugin_is_away(&self) -> bool {
+        self.plugins == Some(0)
     }
 
     fn admit(&mut self, order: &Order, now: Moment) {

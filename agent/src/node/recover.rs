@@ -109,6 +109,7 @@ impl Node {
             strangers: Default::default(),
             gives: Vec::new(),
             draining: Default::default(),
+            plugins: None,
             wants_incarnation: false,
             news: Vec::new(),
             counters: Counters::default(),

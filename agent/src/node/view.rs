@@ -162,6 +162,7 @@ impl Node {
 
     fn hold_reason(&self) -> Option<String> {
         match &self.hold {
+            Hold::Open if self.plugin_is_away() => Some("the device plugin is away".to_owned()),
             Hold::Open if self.draining.0 => Some("draining".to_owned()),
             Hold::Open => None,
             Hold::Rebuilding(why) => Some(format!("rebuilding: {why}")),

@@ -7,12 +7,12 @@ use futures::{Stream, StreamExt as _};
 use memboss_agent_api::v1;
 use memboss_agent_api::v1::node_server::Node;
 use memboss_platform::shutdown::Shutdown;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
 use super::{Desk, ending, message, status};
-use crate::node::{Ask, Denied, Input};
+use crate::node::{Ask, Denied, Input, Presence};
 use crate::probes::clock;
 use crate::probes::processes::PodUid;
 
@@ -63,12 +63,17 @@ impl Node for Service {
     type WatchGpusStream = GpuStream;
 
     async fn watch_gpus(&self, _: Request<v1::WatchGpusRequest>) -> Result<Response<GpuStream>, Status> {
+        let there = Watching::begin(self.desk.inputs.clone()).await?;
         let lists = WatchStream::new(self.desk.snapshots.clone())
             .filter_map(|snapshot| async move { snapshot.is_known().then(|| Arc::new(message::gpu_list(&snapshot))) });
         Ok(Response::new(Box::pin(
-            super::workload_service::changes(lists)
-                .take_until(self.shutdown.clone().cancelled_owned())
-                .map(|list| Ok((*list).clone())),
+            super::workload_service::changes(lists).take_until(self.shutdown.clone().cancelled_owned()).map(
+                move |list| {
+                    // Lives as long as the stream does.
+                    let _watching = &there;
+                    Ok((*list).clone())
+                },
+            ),
         )))
     }
 
@@ -76,6 +81,23 @@ impl Node for Service {
         let lease = request.into_inner().lease;
         let lines = ask(&self.desk, |reply| Ask::Explain { lease, reply }).await?;
         Ok(Response::new(v1::ExplainResponse { lines }))
+    }
+}
+
+/// A device plugin that watches: the node's task is told when it comes and when it is gone, however it went.
+struct Watching(mpsc::Sender<Input>);
+
+impl Watching {
+    async fn begin(inputs: mpsc::Sender<Input>) -> Result<Self, Status> {
+        inputs.send(Input::Plugin(Presence::Came)).await.map_err(|_| ending())?;
+        Ok(Self(inputs))
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let inputs = self.0.clone();
+        tokio::spawn(async move { inputs.send(Input::Plugin(Presence::Went)).await });
     }
 }
 
