@@ -1,5 +1,5 @@
 //! Accounts in a GPU's file, kept by real processes. A process is this program started again: the one test named `one_process` does as its environment says.
-#![expect(clippy::print_stdout, reason = "the processes speak to the test that started them")]
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;

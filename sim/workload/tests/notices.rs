@@ -1,5 +1,6 @@
 //! How a workload answers notices, and its arguments: the program as built, against an agent that is only a socket.
 #![expect(unsafe_code, reason = "sends signals")]
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 use std::path::Path;
 use std::pin::Pin;
