@@ -215,7 +215,7 @@ impl Engine {
         let new = OrderKey::new(&self.policy, request.class, request.enqueued, self.arrivals + 1);
         let order = known.and_then(|ix| self.lease_at(ix)).map_or(new, |lease| lease.order);
         let asker = Asker { lease: known.unwrap_or(LeaseIx::MAX), order };
-        let refused = match self.check(&request, asker, &spots) {
+        let refused = match self.room_at(&request, asker, &spots) {
             Ok(()) => {
                 let ix = self.take_in(known, request);
                 let mut out = std::mem::take(&mut self.pending);
@@ -298,7 +298,7 @@ impl Engine {
     }
 
     /// Why those spots will not do now, if so.
-    fn check(&self, request: &Request, asker: Asker, spots: &Spots) -> Result<(), Refused> {
+    fn room_at(&self, request: &Request, asker: Asker, spots: &Spots) -> Result<(), Refused> {
         for (ix, need) in spots.all() {
             let place = || self.ledger.name_of(ix);
             if let Some(why) = self.ledger.closed(ix) {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::check::ensure;
 use crate::class::Class;
 use crate::ids::{GpuModel, GpuUuid, NodeName};
 use crate::order::OrderKey;
@@ -377,5 +378,37 @@ impl Ledger {
             PoolKind::Ram => None,
         });
         Some(Placement { node, gpus: gpus.collect(), ram: spots.ram.1 })
+    }
+
+    pub(crate) fn pools(&self) -> impl Iterator<Item = (PoolIx, &Pool)> {
+        self.pools.iter().enumerate().filter_map(|(ix, pool)| Some((PoolIx::try_from(ix).ok()?, pool)))
+    }
+
+    /// Compares the totals and indexes with what they are derived from.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let mut listed = 0;
+        for (ix, pool) in self.pools() {
+            let sum: Mib = pool.charges.values().map(|charge| charge.memory).sum();
+            ensure(sum == pool.charged, || format!("{}: {sum} is not {}", self.name_of(ix), pool.charged))?;
+            let filed = self.filing(ix);
+            ensure(filed == self.filed[ix as usize], || format!("{} is filed under what was", self.name_of(ix)))?;
+            if !filed.listed {
+                continue;
+            }
+            listed += 1;
+            let reached = self.by_reach.iter().zip(filed.reach).all(|(index, reach)| index.contains(&(reach, ix)));
+            let stands = match filed.shadow {
+                Some(order) => self.shadowed.contains(&(order, ix)),
+                None => self.unshadowed.contains(&(filed.free, ix)),
+            };
+            let found = self.by_free.contains(&(filed.free, ix)) && reached && stands;
+            ensure(found, || format!("{} is not in its index", self.name_of(ix)))?;
+        }
+        let sizes = self
+            .by_reach
+            .iter()
+            .map(BTreeSet::len)
+            .chain([self.by_free.len(), self.shadowed.len() + self.unshadowed.len()]);
+        ensure(sizes.into_iter().all(|size| size == listed), || "an index holds what is not there".to_owned())
     }
 }

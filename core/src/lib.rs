@@ -12,6 +12,7 @@
 //!   holds: `waiting.rs`
 //! - the numbers: `policy.rs`
 
+mod check;
 mod claims;
 mod class;
 mod decide;

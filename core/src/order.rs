@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::check::ensure;
 use crate::class::Class;
 use crate::policy::Policy;
 use crate::pool::LeaseIx;
@@ -154,5 +155,17 @@ impl Queue {
     /// How many stand before that key.
     pub(crate) fn ahead_of(&self, key: OrderKey) -> usize {
         self.lines.values().map(|(_, line)| line.waiting.range(..(key, 0)).count()).sum()
+    }
+
+    /// Compares the count, the heads and the keys with the lines.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let count: usize = self.lines.values().map(|(_, line)| line.waiting.len()).sum();
+        ensure(count == self.length, || format!("{count} wait, {} are counted", self.length))?;
+        let first = |(ix, (_, line)): (&LineIx, &(LineKey, Line))| line.waiting.first().map(|(key, _)| (*key, *ix));
+        let heads: BTreeSet<_> = self.lines.iter().filter_map(first).collect();
+        ensure(heads == self.heads, || "the heads are not the lines' first".to_owned())?;
+        let keyed =
+            self.lines.iter().all(|(ix, (key, line))| self.by_key.get(key) == Some(ix) && !line.waiting.is_empty());
+        ensure(keyed && self.by_key.len() == self.lines.len(), || "a line is not under its key, or empty".to_owned())
     }
 }
