@@ -108,16 +108,17 @@ impl Beat {
         };
         self.sequence += 1;
         let key = key(&snapshot.node);
+        let fields = fields(snapshot, self.sequence);
         let mut write = redis::pipe();
-        // What is not there any more is not to be left behind.
-        write.atomic().del(&key).hset_multiple(&key, &fields(snapshot, self.sequence)).ignore();
-        write.pexpire(&key, LASTS_MS).ignore();
-        let (deleted,): (i64,) = write.query_async(&mut connection).await.map_err(|error| {
+        // HSET itself, which the node's user may run; the client's own method sends an older command.
+        write.atomic().cmd("HSET").arg(&key).arg(&fields).pexpire(&key, LASTS_MS).ignore();
+        // How many fields the server did not have: all of them, if it was emptied or is another one.
+        let (new,): (usize,) = write.query_async(&mut connection).await.map_err(|error| {
             self.source.suspect(&error);
             Missed::Write(error)
         })?;
         self.connection = Some(connection);
-        Ok(deleted > 0)
+        Ok(new < fields.len())
     }
 
     async fn connect(&mut self) -> Result<MultiplexedConnection, Missed> {

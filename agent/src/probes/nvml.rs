@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use memboss_core::Moment;
@@ -75,13 +75,27 @@ impl Prober {
     /// # Errors
     /// When no thread can be started.
     pub fn spawn(library: Option<OsString>) -> std::io::Result<(Self, mpsc::UnboundedReceiver<Reading>)> {
+        let mut reader = Reader { library, nvml: None, known: BTreeMap::new(), failures: 0, absent: None };
+        Self::spawn_with(move || reader.read())
+    }
+
+    /// Starts the thread on another way to read.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn spawn_with(
+        mut read: impl FnMut() -> Reading + Send + 'static,
+    ) -> std::io::Result<(Self, mpsc::UnboundedReceiver<Reading>)> {
         // One request may wait: it is answered with a reading that begins later, which is all that is asked.
-        let (wake, requests) = sync_channel(1);
+        let (wake, requests) = sync_channel::<()>(1);
         let (readings, out) = mpsc::unbounded_channel();
-        std::thread::Builder::new()
-            .name("nvml".into())
-            .stack_size(512 * 1024)
-            .spawn(move || serve(library, &requests, &readings))?;
+        std::thread::Builder::new().name("nvml".into()).stack_size(512 * 1024).spawn(move || {
+            while requests.recv().is_ok() {
+                if readings.send(read()).is_err() {
+                    return;
+                }
+            }
+        })?;
         Ok((Self { wake }, out))
     }
 
@@ -89,15 +103,6 @@ impl Prober {
     #[must_use]
     pub fn request(&self) -> bool {
         !matches!(self.wake.try_send(()), Err(TrySendError::Disconnected(())))
-    }
-}
-
-fn serve(library: Option<OsString>, requests: &Receiver<()>, readings: &mpsc::UnboundedSender<Reading>) {
-    let mut reader = Reader { library, nvml: None, known: BTreeMap::new(), failures: 0, absent: None };
-    while requests.recv().is_ok() {
-        if readings.send(reader.read()).is_err() {
-            return;
-        }
     }
 }
 
