@@ -1,6 +1,9 @@
 //! Claims: memory set aside for a preemptor while its victims leave. When one is served, when it cannot come any more, and what becomes of its
 //! victims then. It may not choose victims (`victims.rs` does).
 
+use std::cmp::Reverse;
+
+use crate::class::Class;
 use crate::decide::Decision;
 use crate::engine::Engine;
 use crate::pool::{Charge, LeaseIx, PoolIx};
@@ -9,7 +12,7 @@ use crate::state::{EndReason, Phase};
 use crate::units::{Mib, Moment};
 
 impl Engine {
-    /// The highest class first, then the earliest. A claim whose memory somebody of a higher class took goes back to the queue.
+    /// The highest class first, then in the order in which they were made. A claim whose memory somebody of a higher class took goes back to the queue.
     pub(crate) fn serve_claims(&mut self, now: Moment, out: &mut Vec<Decision>) {
         for ix in self.claims_in_order() {
             let Some(claim) = self.lease_at(ix).and_then(|lease| lease.claim.clone()) else { continue };
@@ -23,10 +26,15 @@ impl Engine {
     }
 
     fn claims_in_order(&self) -> Vec<LeaseIx> {
-        let keyed = |ix: &LeaseIx| self.lease_at(*ix).map(|l| (std::cmp::Reverse(l.request.class), l.order, *ix));
-        let mut claims: Vec<_> = self.claimants.iter().filter_map(keyed).collect();
+        let mut claims: Vec<_> = self.claimants.iter().filter_map(|ix| Some((self.claim_rank(*ix)?, *ix))).collect();
         claims.sort_unstable();
-        claims.into_iter().map(|(.., ix)| ix).collect()
+        claims.into_iter().map(|(_, ix)| ix).collect()
+    }
+
+    /// Which claim comes before which on the same memory: the smaller, the stronger.
+    fn claim_rank(&self, ix: LeaseIx) -> Option<(Reverse<Class>, u64)> {
+        let lease = self.lease_at(ix)?;
+        Some((Reverse(lease.request.class), lease.claim.as_ref()?.made))
     }
 
     /// Whether all that a claim needs of a pool is free, what stronger claims hold left aside. Beside an earlier first in line it is served from
@@ -53,11 +61,10 @@ impl Engine {
     }
 
     fn stronger_claims(&self, ix: LeaseIx, pool: PoolIx) -> Mib {
-        let Some(me) = self.lease_at(ix) else { return Mib::ZERO };
-        let rank = |lease: &crate::engine::Lease| (std::cmp::Reverse(lease.request.class), lease.order);
-        let mine = rank(me);
-        let others = self.ledger.pool(pool).claims.iter().filter(|(other, _)| **other != ix);
-        others.filter(|(other, _)| self.lease_at(**other).is_some_and(|o| rank(o) < mine)).map(|(_, c)| c.memory).sum()
+        let Some(mine) = self.claim_rank(ix) else { return Mib::ZERO };
+        let others = self.ledger.pool(pool).claims.iter();
+        let stronger = others.filter(|(other, _)| self.claim_rank(**other).is_some_and(|rank| rank < mine));
+        stronger.map(|(_, claim)| claim.memory).sum()
     }
 
     /// Ends a claim; its lease waits again, with its old place.

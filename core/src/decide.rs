@@ -7,7 +7,7 @@
 //!    - else, if strictly lower classes can make room, it **claims** that place and they get a notice;
 //!    - else it **waits**: as the first in line at the GPU with the most free, if that GPU has no earlier first.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, HeldClaim};
 use crate::ids::LeaseId;
 use crate::ledger::Spots;
 use crate::order::{LineIx, OrderKey};
@@ -193,8 +193,10 @@ impl Engine {
         self.claimants.insert(ix);
         let victims: Vec<_> = plan.victims.iter().map(|victim| self.id_of(*victim)).collect();
         let placement = self.ledger.placement(&plan.spots);
+        self.claims_made += 1;
+        let (made, spots, victims_ix) = (self.claims_made, plan.spots.clone(), plan.victims.clone());
         if let Some(lease) = self.lease_at_mut(ix) {
-            lease.claim = Some(crate::engine::HeldClaim { spots: plan.spots.clone(), victims: plan.victims.clone() });
+            lease.claim = Some(HeldClaim { made, spots, victims: victims_ix });
         }
         if let Some(placement) = placement {
             let why = Waiting::Claimed { node: placement.node.clone(), victims: victims.len() };

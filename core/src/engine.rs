@@ -25,6 +25,8 @@ type ById = HashMap<LeaseId, LeaseIx, BuildHasherDefault<DefaultHasher>>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct HeldClaim {
+    /// Claims of one class are served in the order in which they were made.
+    pub(crate) made: u64,
     pub(crate) spots: Spots,
     pub(crate) victims: Vec<LeaseIx>,
 }
@@ -98,6 +100,7 @@ pub struct Engine {
     pub(crate) pending: Vec<Decision>,
     token: Token,
     arrivals: u64,
+    pub(crate) claims_made: u64,
 }
 
 impl Engine {
@@ -117,6 +120,7 @@ impl Engine {
             pending: Vec::new(),
             token: last,
             arrivals: 0,
+            claims_made: 0,
         }
     }
 

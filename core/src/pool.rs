@@ -162,13 +162,12 @@ impl Pool {
     }
 
     /// How much may be given to others without delaying the first in line, whichever leases leave first:
-    /// the first is served once the charges have fallen to some sum of them that leaves it room, and the largest such sum must still leave it room
-    /// with the newcomer there. The newcomer's own claim is left aside.
+    /// the first is served once what is charged and claimed has fallen to some sum of it that leaves it room, and the largest such sum must still
+    /// leave it room with the newcomer there. The newcomer's own claim is left aside.
     pub(crate) fn beside_shadow(&self, need: Mib, newcomer: LeaseIx) -> Mib {
-        let others = self.claims.iter().filter(|(lease, _)| **lease != newcomer);
-        let claimed: Mib = others.map(|(_, claim)| claim.memory).sum();
-        let room = self.leasable.minus(self.foreign).minus(claimed).minus(need);
-        room.minus(largest_sum_within(self.charges.values().map(|c| c.memory), room))
+        let claims = self.claims.iter().filter(|(lease, _)| **lease != newcomer).map(|(_, claim)| claim.memory);
+        let room = self.leasable.minus(self.foreign).minus(need);
+        room.minus(largest_sum_within(self.charges.values().map(|c| c.memory).chain(claims), room))
     }
 }
 

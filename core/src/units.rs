@@ -80,13 +80,19 @@ impl Mib {
     /// The last multiple of `unit` (not larger than this amount).
     #[must_use]
     pub const fn round_down_to(self, unit: Self) -> Self {
-        if unit.0 == 0 { self } else { Self(self.0 / unit.0 * unit.0) }
+        match self.0.checked_div(unit.0) {
+            Some(whole) => Self(whole * unit.0),
+            None => self,
+        }
     }
 
     /// How many whole `unit`s fit in.
     #[must_use]
     pub const fn units(self, unit: Self) -> u64 {
-        if unit.0 == 0 { 0 } else { self.0 / unit.0 }
+        match self.0.checked_div(unit.0) {
+            Some(whole) => whole,
+            None => 0,
+        }
     }
 
     /// That share of this amount, rounded down to [`UNIT`], but at least one unit.

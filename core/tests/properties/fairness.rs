@@ -194,7 +194,9 @@ proptest! {
         world.live(&events, &mut |_, _| Ok(()))?;
         world.heal();
         let waiting = world.request(&ask);
-        prop_assume!(could_ever(&waiting, &world.facts));
+        if !could_ever(&waiting, &world.facts) {
+            return Ok(());
+        }
         world.engine.submit(waiting.clone()).unwrap();
         // Equals keep coming, small and one at a time; everybody who runs ends after a while.
         for round in 0..200u64 {
@@ -205,7 +207,7 @@ proptest! {
                 match lease.phase {
                     Phase::Reserved { .. } => drop(world.engine.activate(&lease.id, world.now()).unwrap()),
                     Phase::Active { since } if world.now().since(since).millis() >= 30_000 + (round % 3) * 10_000 => {
-                        drop(world.engine.end(&lease.id, EndReason::Released).unwrap());
+                        world.engine.end(&lease.id, EndReason::Released).unwrap();
                     }
                     Phase::Revoking { .. } | Phase::Stopping { .. } => drop(world.engine.end(&lease.id, EndReason::Exited).unwrap()),
                     _ => {}

@@ -38,13 +38,14 @@ impl NaivePool {
     /// Whether that newcomer could keep the first in line waiting: for some of the others staying, the first fits without it and not with it.
     pub fn delays_first(&self, newcomer: &LeaseId, memory: u64) -> bool {
         let Some((first, need)) = &self.first else { return false };
-        let claims: u64 = self.claims.iter().filter(|(l, _)| *l != newcomer && *l != first).map(|(_, (_, m))| m).sum();
-        let others: Vec<u64> =
-            self.charges.iter().filter(|(l, _)| *l != newcomer).map(|(_, (_, memory, _))| *memory).collect();
+        let charges = self.charges.iter().map(|(lease, (_, memory, _))| (lease, *memory));
+        let claims = self.claims.iter().map(|(lease, (_, memory))| (lease, *memory));
+        let others = charges.chain(claims).filter(|(lease, _)| *lease != newcomer && *lease != first);
+        let others: Vec<u64> = others.map(|(_, memory)| memory).collect();
         (0..1u32 << others.len()).any(|set| {
             let stay: u64 =
                 others.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1).map(|(_, memory)| memory).sum();
-            let without = self.foreign + claims + stay + need;
+            let without = self.foreign + stay + need;
             without <= self.size && without + memory > self.size
         })
     }

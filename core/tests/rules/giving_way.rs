@@ -270,3 +270,17 @@ fn a_forecast_is_what_then_happens() {
     };
     assert!(granted(&submit(&mut engine, third, 100)).is_empty());
 }
+
+#[test]
+fn claims_of_one_class_are_served_in_the_order_in_which_they_were_made() {
+    let mut engine = one_gpu(10_000);
+    hold(&mut engine, ask("a", B, 5000, 0), "g", 0);
+    hold(&mut engine, ask("b", B, 5000, 0), "g", 0);
+    submit(&mut engine, ask("second", N, 5000, 9), 100);
+    // It has waited longer, but it claims later: what comes free first is not its own.
+    submit(&mut engine, ask("first", N, 5000, 1), 101);
+    engine.end(&id("a"), EndReason::Exited).unwrap();
+    assert_eq!(granted(&engine.decide(at(102))), ["second"]);
+    engine.end(&id("b"), EndReason::Exited).unwrap();
+    assert_eq!(granted(&engine.decide(at(103))), ["first"]);
+}
