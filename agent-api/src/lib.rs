@@ -9,7 +9,13 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 /// The generated messages, clients and servers of `memboss.agent.v1`.
 pub mod v1 {
-    #![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the proto file carries the words")]
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::too_many_lines,
+        reason = "generated; the proto file carries the words"
+    )]
     tonic::include_proto!("memboss.agent.v1");
 }
 

@@ -53,9 +53,9 @@ pub async fn run(
         if answers != good_since.is_some() {
             good_since = answers.then(Instant::now);
             if answers {
-                info!("Redis answers")
+                info!("Redis answers");
             } else {
-                warn!("Redis does not answer: placement and detection are slower, nothing else changes")
+                warn!("Redis does not answer: placement and detection are slower, nothing else changes");
             }
         }
         let trusted = good_since.is_some_and(|since| since.elapsed() >= TRUSTED_AFTER);

@@ -192,7 +192,8 @@ impl World {
             None => self.usage.remove(&key).is_some(),
         };
         if is_ours(&pod) {
-            changed |= self.pods.insert(key, pod.clone()).as_ref() != Some(&pod);
+            changed |= self.pods.get(&key) != Some(&pod);
+            self.pods.insert(key, pod);
         }
         changed
     }

@@ -11,7 +11,9 @@ use memboss_tests::{leases, wait};
 use serde_json::json;
 
 /// Name, annotations, and what the message has to name.
-const WRONG: &[(&str, &[(&str, &str)], &[&str])] = &[
+type Wrong = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+
+const WRONG: &[Wrong] = &[
     ("empty", &[("vram", "")], &["memboss.dev/vram"]),
     ("negative", &[("vram", "-8Gi")], &["memboss.dev/vram", "-8Gi"]),
     ("zero", &[("vram", "0")], &["memboss.dev/vram", "0"]),

@@ -106,7 +106,7 @@ async fn kill_at(bed: &Bed, ns: &str, part: Part, step: Step) -> Result<()> {
     }
     wait::until(&format!("{name} runs"), 120, || async {
         let pod = pods::get(client, ns, &name).await?;
-        ensure!(!pod.as_ref().is_some_and(|pod| pods::phase(pod) == "Failed"), "it Failed: {pod:?}");
+        ensure!(pod.as_ref().is_none_or(|pod| pods::phase(pod) != "Failed"), "it Failed: {pod:?}");
         Ok(pod.filter(pods::is_running))
     })
     .await?;

@@ -68,7 +68,7 @@ async fn forty_pods_at_once_all_start_each_bound_to_the_gpu_of_its_lease() -> Re
         let mut running = 0;
         for name in &names {
             let pod = pods::get(client, &ns, name).await?;
-            ensure!(!pod.as_ref().is_some_and(|pod| pods::phase(pod) == "Failed"), "{name} Failed");
+            ensure!(pod.as_ref().is_none_or(|pod| pods::phase(pod) != "Failed"), "{name} Failed");
             running += usize::from(pod.is_some_and(|pod| pods::is_running(&pod)));
         }
         Ok((running == names.len()).then_some(()))
