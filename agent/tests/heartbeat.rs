@@ -1,4 +1,5 @@
 //! The heartbeat against a real Redis server: down, emptied, started again, and with users of its own.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
