@@ -1,6 +1,13 @@
 //! How fast the rules decide, with few and with many leases and waiters: prints minimum, median, p99 of each kind of decision, and how they grow.
 //! It asserts nothing. Run it by `make bench`.
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark speaks, and its input is its own")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a benchmark speaks, looks at the clock, and its input is its own"
+)]
 
 use std::time::{Duration, Instant};
 

@@ -4,6 +4,9 @@ use super::*;
 use proptest::prelude::*;
 use serde_json::json;
 
+/// Annotations, containers, and what comes of them.
+type Case<'a, T> = (&'a [(&'a str, &'a str)], &'a [&'a str], T);
+
 fn pod(annotations: &[(&str, &str)], containers: &[&str]) -> Pod {
     let annotations: std::collections::BTreeMap<_, _> =
         annotations.iter().map(|(k, v)| (format!("memboss.dev/{k}"), (*v).to_owned())).collect();
@@ -49,7 +52,7 @@ fn every_wrong_amount_is_refused_with_field_and_value() {
 
 #[test]
 fn wrong_words_and_names_are_refused_with_what_would_be_right() {
-    let cases: &[(&[(&str, &str)], &[&str], &[&str])] = &[
+    let cases: &[Case<&[&str]>] = &[
         (&[("vram", "1Gi"), ("priority", "highest")], &["main"], &["memboss.dev/priority", "highest", "urgent"]),
         (&[("vram", "1Gi"), ("priority", "HIGH")], &["main"], &["HIGH"]),
         (&[("vram.other", "1Gi")], &["main"], &["vram.other", "main"]),
@@ -103,16 +106,16 @@ fn a_resource_is_units_or_bytes() {
 
 #[test]
 fn right_requests_become_slots() {
-    let cases: &[(&[(&str, &str)], &[&str], &str, usize)] = &[
-        (&[("vram", "8Gi")], &["main"], "8Gi", 1),
-        (&[("vram", "8000Mi")], &["main"], "8Gi", 1),
-        (&[("vram", "50%")], &["main"], "50%", 1),
-        (&[("vram", "2x8Gi")], &["main"], "2x8Gi", 2),
-        (&[("vram.a", "2Gi"), ("vram.b", "1Gi")], &["a", "b"], "3Gi", 1),
-        (&[("vram.a", "2Gi"), ("vram.b", "1Gi"), ("containers", "separate")], &["a", "b"], "2Gi+1Gi", 2),
-        (&[("vram.a", "2x8Gi"), ("vram.b", "4Gi")], &["a", "b"], "12Gi+8Gi", 2),
+    let cases: &[Case<(&str, usize)>] = &[
+        (&[("vram", "8Gi")], &["main"], ("8Gi", 1)),
+        (&[("vram", "8000Mi")], &["main"], ("8Gi", 1)),
+        (&[("vram", "50%")], &["main"], ("50%", 1)),
+        (&[("vram", "2x8Gi")], &["main"], ("2x8Gi", 2)),
+        (&[("vram.a", "2Gi"), ("vram.b", "1Gi")], &["a", "b"], ("3Gi", 1)),
+        (&[("vram.a", "2Gi"), ("vram.b", "1Gi"), ("containers", "separate")], &["a", "b"], ("2Gi+1Gi", 2)),
+        (&[("vram.a", "2x8Gi"), ("vram.b", "4Gi")], &["a", "b"], ("12Gi+8Gi", 2)),
     ];
-    for (annotations, containers, display, slots) in cases {
+    for (annotations, containers, (display, slots)) in cases {
         let asked = read(&pod(annotations, containers)).unwrap().unwrap();
         assert_eq!((asked.display.as_str(), asked.slots.len()), (*display, *slots), "{annotations:?}");
     }
