@@ -1,10 +1,13 @@
 //! Who stands first in line where: the waiter that nobody behind it may delay, at one GPU for each of its slots (and at the RAM, where that is
 //! what it lacks). It may not grant anything; `decide.rs` says who may stand first.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
 use crate::engine::Engine;
 use crate::ledger::{Ledger, Node};
 use crate::place::{Asker, SEARCH_LIMIT, assign};
-use crate::pool::{LeaseIx, PoolIx, Shadow};
+use crate::pool::{LeaseIx, NodeIx, PoolIx, Shadow};
 use crate::request::{Request, Slot};
 use crate::units::Mib;
 
@@ -80,32 +83,24 @@ impl Ledger {
         }
         let without = self.gpus_without_first().iter().rev().take(SEARCH_LIMIT).map(|(_, ix)| *ix);
         let later = self.gpus_by_first().iter().rev().take_while(|(order, _)| *order > asker.order);
-        let candidates: Vec<_> = without.chain(later.take(SEARCH_LIMIT).map(|(_, ix)| *ix)).collect();
-        let mut nodes: Vec<u32> = Vec::new();
-        for node in candidates.iter().map(|ix| self.pool(*ix).node) {
-            if !nodes.contains(&node) {
-                nodes.push(node);
-            }
-        }
-        let places = |ix: &u32| self.first_on_node(request, asker, self.node(*ix)?, &candidates);
-        nodes.iter().find_map(places).unwrap_or_default()
+        let mut tried: BTreeSet<NodeIx> = BTreeSet::new();
+        let nodes = without.chain(later.take(SEARCH_LIMIT).map(|(_, ix)| *ix)).map(|ix| self.pool(ix).node);
+        nodes
+            .filter(|node| tried.insert(*node))
+            .find_map(|node| self.first_on_node(request, asker, self.node(node)?))
+            .unwrap_or_default()
     }
 
-    fn first_on_node(
-        &self,
-        request: &Request,
-        asker: Asker,
-        node: &Node,
-        candidates: &[PoolIx],
-    ) -> Option<Vec<(PoolIx, Mib)>> {
+    fn first_on_node(&self, request: &Request, asker: Asker, node: &Node) -> Option<Vec<(PoolIx, Mib)>> {
         let slots = &request.demand.slots;
         if request.demand.ram > self.pool(node.ram).leasable {
             return None;
         }
+        let mut eligible: Vec<_> = node.gpus.values().copied().filter(|ix| self.accepts(request, *ix)).collect();
+        eligible.sort_by_key(|ix| (self.pool(*ix).shadow.is_some(), Reverse(self.pool(*ix).free()), Reverse(*ix)));
         let choices = |slot: &Slot| -> Vec<PoolIx> {
-            let here = candidates.iter().copied().filter(|ix| node.gpus.values().any(|gpu| gpu == ix));
-            let eligible = here.filter(|ix| self.accepts(request, *ix));
-            eligible.filter(|ix| self.could_stand_first(asker, *ix, slot.on(self.pool(*ix).leasable))).collect()
+            let need = |ix: PoolIx| slot.on(self.pool(ix).leasable);
+            eligible.iter().copied().filter(|ix| self.could_stand_first(asker, *ix, need(*ix))).collect()
         };
         let chosen = assign(slots, &slots.iter().map(choices).collect::<Vec<_>>())?;
         let on = |(ix, slot): (&PoolIx, &Slot)| (*ix, slot.on(self.pool(*ix).leasable));
@@ -120,8 +115,7 @@ impl Ledger {
         let need = request.demand.ram;
         let nodes = self.nodes().filter(|(_, node)| request.nodes.accepts(&node.name)).map(|(_, node)| node.ram);
         let open = nodes.filter(|ram| self.could_stand_first(asker, *ram, need));
-        let emptiest =
-            open.min_by_key(|ram| (self.pool(*ram).shadow.is_some(), std::cmp::Reverse(self.pool(*ram).free()), *ram));
+        let emptiest = open.min_by_key(|ram| (self.pool(*ram).shadow.is_some(), Reverse(self.pool(*ram).free()), *ram));
         emptiest.map(|ram| (ram, need)).into_iter().collect()
     }
 }

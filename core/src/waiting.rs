@@ -36,11 +36,16 @@ impl Engine {
                 Waiting::Unsatisfiable { need, gpus: request.demand.slots.len(), largest }
             };
         }
-        match full {
-            Full::KeptFor(head, pool) => self.behind(head, pool),
-            Full::NoRoom if self.most_ram(&request, true) < request.demand.ram => no_ram(self.most_ram(&request, true)),
-            Full::NoRoom => Waiting::NoRoom { need, most_free: self.most_free(&request), class: request.class },
+        if let Full::KeptFor(head, pool) = full {
+            return self.behind(head, pool);
         }
+        if !request.demand.ram.is_zero() {
+            let most = self.most_ram(&request, true);
+            if most < request.demand.ram {
+                return no_ram(most);
+            }
+        }
+        Waiting::NoRoom { need, most_free: self.most_free(&request), class: request.class }
     }
 
     fn behind(&self, head: LeaseIx, pool: u32) -> Waiting {
@@ -61,9 +66,17 @@ impl Engine {
     }
 
     fn most_free(&self, request: &Request) -> Mib {
-        let fullest_last = self.ledger.gpus_by_free().iter().rev().take(SEARCH_LIMIT);
-        let eligible = fullest_last.filter(|(_, ix)| self.ledger.accepts(request, *ix));
-        eligible.map(|(_, ix)| self.ledger.pool(*ix).free_for(request.class)).max().unwrap_or_default()
+        let mut most = Mib::ZERO;
+        for (free, ix) in self.ledger.gpus_by_free().iter().rev().take(SEARCH_LIMIT) {
+            // The most free come first: what follows cannot have more.
+            if *free <= most {
+                break;
+            }
+            if self.ledger.accepts(request, *ix) {
+                most = most.max(self.ledger.pool(*ix).free_for(request.class));
+            }
+        }
+        most
     }
 
     /// Tells why somebody waits, if that is news. How much is free changes all the time and is no news.

@@ -144,7 +144,7 @@ impl World {
         request.layout = if ask.spread { Layout::Spread } else { Layout::Pack };
         request.flexibility.shrinks = ask.shrinks;
         request.preempted = ask.preempted;
-        request.protection = (ask.waited % 3 == 0).then_some(Span::ZERO);
+        request.protection = ask.waited.is_multiple_of(3).then_some(Span::ZERO);
         let wish = ask.wish.and_then(|at| self.facts.iter().flat_map(|n| &n.gpus).nth(at)).map(|g| g.uuid.clone());
         request.gpus = GpuSelector { models: vec![], uuids: wish.into_iter().collect() };
         request
