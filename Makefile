@@ -18,7 +18,7 @@ demo-down: ## ends the demo's cluster and leaves nothing behind
 	@demo/down.sh
 
 .PHONY: test
-test: setup check unit cluster-test ## all tests, the cheap ones first
+test: setup check unit chart cluster-test ## all tests, the cheap ones first
 
 .PHONY: setup
 setup: ## what the tests need from Debian and Rust
@@ -32,12 +32,17 @@ check: ## format, lints, generated files, licences
 	@tests/deny.sh
 
 .PHONY: unit
-unit: ## all tests that need no cluster
-	$(CARGO) test --workspace --quiet
+unit: ## all tests that need no cluster (built as the binaries are: nothing is compiled twice)
+	$(CARGO) test --workspace --release --quiet
 
 .PHONY: build
 build: ## the binaries that a cluster runs
-	$(CARGO) build --release --quiet $(addprefix -p ,memboss-agent memboss-device-plugin memboss-operator memboss-cli memboss-sim memboss-sim-nvml memboss-sim-cuda memboss-workload)
+	$(CARGO) build --workspace --release --quiet
+
+.PHONY: chart
+chart: ## the chart: lint, schema, snapshots of what it renders
+	@tests/cluster/build.sh
+	@PATH="$$(tests/cluster/bin.sh):$$PATH" charts/check.sh
 
 .PHONY: cluster-test
 cluster-test: ## tests on a real Kubernetes of two nodes on this machine (FILTER=name for some)

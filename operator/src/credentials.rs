@@ -70,7 +70,6 @@ impl Issuer {
             Rule::AddCommand("multi".into()),
             Rule::AddCommand("exec".into()),
             Rule::AddCommand("ping".into()),
-            Rule::AddCommand("client|setinfo".into()),
             Rule::AddCommand("hello".into()),
         ];
         redis::cmd("ACL")

@@ -1,12 +1,15 @@
-//! Before an uninstall: all leases are ended in good order. Their pods get their notice and go; whatever is still held after that is said and let go,
-//! since nobody would be left to end it.
+//! Before an uninstall: no new leases, then all that there are end in good order. Their pods get their notice and go; whatever is still held after that is
+//! said and let go, since nobody would be left to end it. Pods that wait behind our gate would wait for ever: those that a controller makes again are
+//! deleted, the others are named.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
-use memboss_crds::{LeasePhase, VramLease};
+use memboss_crds::{LEASED_LABEL, LeasePhase, VramLease};
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -21,6 +24,14 @@ const LOOK: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the API server does not answer.
 pub async fn run(client: &Client) -> Result<()> {
+    let nobody = Patch::Merge(json!({ "webhooks": [] }));
+    match Api::<MutatingWebhookConfiguration>::all(client.clone())
+        .patch("memboss", &PatchParams::default(), &nobody)
+        .await
+    {
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        other => drop(other.context("failed to close admission")?),
+    }
     let all = Api::<VramLease>::all(client.clone());
     for lease in all.list(&ListParams::default()).await.context("failed to list leases")? {
         let api = Api::<VramLease>::namespaced(client.clone(), &lease.namespace().unwrap_or_default());
@@ -31,11 +42,12 @@ pub async fn run(client: &Client) -> Result<()> {
         let left = all.list(&ListParams::default()).await.context("failed to list leases")?.items;
         if left.is_empty() {
             info!("all leases have ended");
-            return Ok(());
+            return free_waiting(client).await;
         }
         let held = left.iter().filter(|l| l.status.as_ref().and_then(|s| s.phase) != Some(LeasePhase::Ended)).count();
         if Instant::now() >= deadline || held == 0 {
-            return let_go(client, left).await;
+            let_go(client, left).await?;
+            return free_waiting(client).await;
         }
         info!(left = left.len(), held, "waiting for leases to end");
         tokio::time::sleep(LOOK).await;
@@ -53,6 +65,25 @@ async fn let_go(client: &Client, left: Vec<VramLease>) -> Result<()> {
         match api.patch(&lease.name_any(), &PatchParams::default(), &patch).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             other => drop(other.context("failed to let a lease go")?),
+        }
+    }
+    Ok(())
+}
+
+/// Pods behind our gate, which nobody would open any more.
+async fn free_waiting(client: &Client) -> Result<()> {
+    let ours = ListParams::default().labels(&format!("{LEASED_LABEL}=true"));
+    let pods = Api::<Pod>::all(client.clone()).list(&ours).await.context("failed to list pods")?;
+    for pod in pods.items.iter().filter(|pod| crate::world::gate(pod).is_some()) {
+        let api = Api::<Pod>::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+        if crate::leases::owner_of(pod).is_some() {
+            drop(api.delete(&pod.name_any(), &DeleteParams::default()).await);
+        } else {
+            warn!(
+                namespace = pod.namespace(),
+                pod = pod.name_any(),
+                "it waits for a lease and nobody makes it again: delete it, and make it without"
+            );
         }
     }
     Ok(())

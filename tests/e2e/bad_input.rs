@@ -124,3 +124,19 @@ async fn more_than_any_gpu_has_is_unsatisfiable_at_once_and_says_the_largest() -
     );
     bed.remove(&ns).await
 }
+
+#[tokio::test]
+#[ignore = "needs the test bed"]
+async fn what_is_unsatisfiable_becomes_satisfiable_when_such_a_gpu_joins() -> Result<()> {
+    let bed = Bed::connect().await?;
+    let (client, ns) = (&bed.client, bed.namespace("joins").await?);
+    TestPod::leasing("huge", "100Gi", "normal").create(client, &ns).await?;
+    leases::until_of(client, &ns, "huge", "is Unsatisfiable", |l| l.phase() == "Unsatisfiable").await?;
+    bed.sim("node2", "create --seed joined --gpu h200")?;
+    // What a driver's tool would do after a board was added.
+    bed.sim("node2", "cdi --out /etc/cdi/nvidia.json")?;
+    pods::running(client, &ns, "huge").await?;
+    let lease = leases::until_of(client, &ns, "huge", "is Active", |l| l.phase() == "Active").await?;
+    ensure!(lease.node() == "node2", "{lease:?}");
+    bed.remove(&ns).await
+}

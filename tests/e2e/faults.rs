@@ -231,6 +231,37 @@ async fn after_a_reboot_leases_of_pods_still_bound_come_back_before_any_waiter()
     bed.remove(&ns).await
 }
 
+/// Waits until each node's heartbeat is in Redis, also after it came back empty.
+async fn heartbeats(bed: &Bed) -> Result<()> {
+    let secrets = Api::<k8s_openapi::api::core::v1::Secret>::namespaced(bed.client.clone(), SYSTEM);
+    let secret = secrets.get("memboss-redis").await?.data.unwrap_or_default();
+    let password = String::from_utf8(secret.get("password").map(|data| data.0.clone()).unwrap_or_default())?;
+    let cli = [
+        "kubectl",
+        "-n",
+        SYSTEM,
+        "exec",
+        "memboss-redis-0",
+        "--",
+        "redis-cli",
+        "--no-auth-warning",
+        "--user",
+        "memboss-operator",
+        "--pass",
+        &password,
+    ];
+    wait::until("each node's heartbeat is in Redis", 120, || async {
+        for node in NODES {
+            let key = format!("{{n:{node}}}:hb");
+            if bed.script("k.sh", &[&cli[..], &["EXISTS", &key]].concat())?.trim() != "1" {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+}
+
 #[tokio::test]
 #[ignore = "needs the test bed"]
 async fn redis_emptied_and_away_under_load_ends_no_lease_and_grants_none() -> Result<()> {
@@ -253,6 +284,7 @@ async fn redis_emptied_and_away_under_load_ends_no_lease_and_grants_none() -> Re
     };
     let before = tokens().await?;
     for round in 0..3 {
+        heartbeats(&bed).await?;
         Part::Redis.kill(&bed)?;
         let late = format!("late{round}");
         TestPod::leasing(&late, "1Gi", "normal").create(client, &ns).await?;
