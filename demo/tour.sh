@@ -23,7 +23,7 @@ k create namespace demo --dry-run=client -o yaml | k apply -f - >/dev/null
 k annotate namespace demo --overwrite memboss.dev/max-class=urgent >/dev/null
 k -n demo delete pods,jobs --all --wait --grace-period=1 >/dev/null 2>&1 || true
 k -n demo delete vramleases --all --wait=false >/dev/null 2>&1 || true
-gpu=$(k get memorynode node1 -o jsonpath='{.status.gpus[0].uuid}')
+gpu=$(k get memorynode "${NODE:-node1}" -o jsonpath='{.status.gpus[0].uuid}')
 pods() { sed "s/\$GPU/$gpu/" "$here/$1" | k -n demo apply -f - >/dev/null; }
 
 title "Two pods ask for 8Gi and 12Gi of one 24 GiB GPU; a third asks for 8Gi more and waits, with its place and the reason"
