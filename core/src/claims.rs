@@ -1,9 +1,6 @@
 //! Claims: memory set aside for a preemptor while its victims leave. When one is served, when it cannot come any more, and what becomes of its
 //! victims then. It may not choose victims (`victims.rs` does).
 
-use std::cmp::Reverse;
-
-use crate::class::Class;
 use crate::decide::Decision;
 use crate::engine::Engine;
 use crate::pool::{Charge, LeaseIx, PoolIx};
@@ -12,7 +9,7 @@ use crate::state::{EndReason, Phase};
 use crate::units::{Mib, Moment};
 
 impl Engine {
-    /// The highest class first, then in the order in which they were made. A claim whose memory somebody of a higher class took goes back to the queue.
+    /// In the order in which they were made. A claim whose memory somebody of a higher class took goes back to the queue.
     pub(crate) fn serve_claims(&mut self, now: Moment, out: &mut Vec<Decision>) {
         for ix in self.claims_in_order() {
             let Some(claim) = self.lease_at(ix).and_then(|lease| lease.claim.clone()) else { continue };
@@ -26,15 +23,10 @@ impl Engine {
     }
 
     fn claims_in_order(&self) -> Vec<LeaseIx> {
-        let mut claims: Vec<_> = self.claimants.iter().filter_map(|ix| Some((self.claim_rank(*ix)?, *ix))).collect();
+        let made = |ix: &LeaseIx| Some((self.lease_at(*ix)?.claim.as_ref()?.made, *ix));
+        let mut claims: Vec<_> = self.claimants.iter().filter_map(made).collect();
         claims.sort_unstable();
         claims.into_iter().map(|(_, ix)| ix).collect()
-    }
-
-    /// Which claim comes before which on the same memory: the smaller, the stronger.
-    fn claim_rank(&self, ix: LeaseIx) -> Option<(Reverse<Class>, u64)> {
-        let lease = self.lease_at(ix)?;
-        Some((Reverse(lease.request.class), lease.claim.as_ref()?.made))
     }
 
     /// Whether all that a claim needs of a pool is free, what stronger claims hold left aside. Beside an earlier first in line it is served from
@@ -61,9 +53,17 @@ impl Engine {
     }
 
     fn stronger_claims(&self, ix: LeaseIx, pool: PoolIx) -> Mib {
-        let Some(mine) = self.claim_rank(ix) else { return Mib::ZERO };
-        let others = self.ledger.pool(pool).claims.iter();
-        let stronger = others.filter(|(other, _)| self.claim_rank(**other).is_some_and(|rank| rank < mine));
+        let claims = &self.ledger.pool(pool).claims;
+        let Some(mine) = claims.get(&ix) else { return Mib::ZERO };
+        let made = |ix: LeaseIx| self.lease_at(ix).and_then(|lease| lease.claim.as_ref()).map(|claim| claim.made);
+        // The earlier one, unless the later one may take what the earlier one claims.
+        let stronger = claims.iter().filter(|(other, claim)| {
+            if made(**other) < made(ix) {
+                !claim.yields_to(mine.class, mine.order)
+            } else {
+                mine.yields_to(claim.class, claim.order)
+            }
+        });
         stronger.map(|(_, claim)| claim.memory).sum()
     }
 

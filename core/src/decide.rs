@@ -1,7 +1,8 @@
 //! Why a lease is granted, queued, or preempts: the whole rule, in the order in which it is applied.
 //!
 //! 1. What is overdue happens: reservations nobody came for go back to the queue, notices that ran out become stops.
-//! 2. Claims come first: memory that a preemption freed goes to its preemptor, the highest class first.
+//! 2. Claims come first: memory that a preemption freed goes to its preemptor, in the order in which they were made. Only a strictly higher class
+//!    that also stands before the claimant may take it.
 //! 3. Then the queue, earliest first, line by line:
 //!    - **granted** where all of it fits now, without delaying who is first in line at that GPU;
 //!    - else, if strictly lower classes can make room, it **claims** that place and they get a notice;
@@ -31,7 +32,7 @@ pub enum Decision {
         /// The proof.
         token: Token,
     },
-    /// It will have that memory when its victims have left it; nobody of its class or lower can take it in between.
+    /// It will have that memory when its victims have left it; nobody of its class or lower, and nobody behind it, can take it in between.
     Claim {
         /// Who.
         lease: LeaseId,
@@ -66,6 +67,21 @@ pub enum Decision {
         /// Why.
         why: Waiting,
     },
+}
+
+impl Decision {
+    /// Whom it is about.
+    #[must_use]
+    pub const fn lease(&self) -> &LeaseId {
+        match self {
+            Self::Grant { lease, .. }
+            | Self::Claim { lease, .. }
+            | Self::Notice { lease, .. }
+            | Self::Spare { lease }
+            | Self::Stop { lease, .. }
+            | Self::Wait { lease, .. } => lease,
+        }
+    }
 }
 
 /// What one pass decides can make more possible (a first place that is free again, a claim that was overtaken): then there is another, up to so many.
@@ -187,9 +203,9 @@ impl Engine {
     /// Claims a place and tells its victims, in one step.
     pub(crate) fn claim(&mut self, ix: LeaseIx, plan: &Plan, now: Moment, out: &mut Vec<Decision>) {
         let Some(lease) = self.lease_at(ix) else { return };
-        let (id, class) = (lease.request.id.clone(), lease.request.class);
+        let (id, class, order) = (lease.request.id.clone(), lease.request.class, lease.order);
         let mut needed = plan.needed.clone();
-        self.ledger.claim(ix, class, &plan.spots);
+        self.ledger.claim(ix, class, order, &plan.spots);
         self.claimants.insert(ix);
         let victims: Vec<_> = plan.victims.iter().map(|victim| self.id_of(*victim)).collect();
         let placement = self.ledger.placement(&plan.spots);

@@ -25,7 +25,7 @@ type ById = HashMap<LeaseId, LeaseIx, BuildHasherDefault<DefaultHasher>>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct HeldClaim {
-    /// Claims of one class are served in the order in which they were made.
+    /// Claims are served in the order in which they were made, but for those that may take others' memory.
     pub(crate) made: u64,
     pub(crate) spots: Spots,
     pub(crate) victims: Vec<LeaseIx>,
@@ -313,7 +313,7 @@ impl Engine {
                 return Err(Refused::NoRoom {
                     place: place(),
                     need,
-                    free: self.ledger.pool(ix).free_for(request.class),
+                    free: self.ledger.pool(ix).free_for(request.class, asker.order),
                 });
             }
         }
@@ -351,6 +351,7 @@ impl Engine {
         if let Some(lease) = self.leases.get_mut(ix as usize).and_then(Option::take) {
             self.by_id.remove(&lease.request.id);
             self.vacant.push(ix);
+            self.pending.retain(|decision| *decision.lease() != lease.request.id);
             // Its place in the table may soon be another's, who gives way for nobody.
             for claimant in self.claimants.clone() {
                 if let Some(claim) = self.lease_at_mut(claimant).and_then(|lease| lease.claim.as_mut()) {

@@ -1,5 +1,5 @@
-//! Who stands first in line where: the waiter that nobody behind it may delay, at one GPU for each of its slots (and at the RAM, where that is
-//! what it lacks). It may not grant anything; `decide.rs` says who may stand first.
+//! Who stands first in line where: the waiter that nobody behind it may delay, at one GPU for each of its slots (and at the RAM, unless an
+//! earlier one stands there). It may not grant anything; `decide.rs` says who may stand first.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -68,15 +68,15 @@ impl Ledger {
         };
         let at_ram = standing.get(slots.len()).copied();
         let ram_stays = at_ram.is_some_and(|ix| stays(ix, request.demand.ram));
-        let ram_wanted = self.lacks_ram(request, ram) && self.could_stand_first(asker, ram, request.demand.ram);
+        let ram_wanted = self.wants_ram(request, asker, ram);
         on_gpus && if at_ram.is_some() { ram_stays } else { !ram_wanted }
     }
 
-    fn lacks_ram(&self, request: &Request, ram: PoolIx) -> bool {
-        self.pool(ram).free_for(request.class) < request.demand.ram
+    fn wants_ram(&self, request: &Request, asker: Asker, ram: PoolIx) -> bool {
+        !request.demand.ram.is_zero() && self.could_stand_first(asker, ram, request.demand.ram)
     }
 
-    /// A GPU for each slot, in slot order, and the RAM after them where it is short; nothing if no node has all of them left.
+    /// A GPU for each slot, in slot order, and after them the RAM if no earlier one stands there; nothing if no node has all of them left.
     fn first_places(&self, request: &Request, asker: Asker) -> Vec<(PoolIx, Mib)> {
         if request.demand.slots.is_empty() {
             return self.first_at_ram(request, asker);
@@ -105,7 +105,7 @@ impl Ledger {
         let chosen = assign(slots, &slots.iter().map(choices).collect::<Vec<_>>())?;
         let on = |(ix, slot): (&PoolIx, &Slot)| (*ix, slot.on(self.pool(*ix).leasable));
         let mut places: Vec<_> = chosen.iter().zip(slots).map(on).collect();
-        if self.lacks_ram(request, node.ram) && self.could_stand_first(asker, node.ram, request.demand.ram) {
+        if self.wants_ram(request, asker, node.ram) {
             places.push((node.ram, request.demand.ram));
         }
         Some(places)

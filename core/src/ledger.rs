@@ -282,10 +282,10 @@ impl Ledger {
         self.changed = true;
     }
 
-    pub(crate) fn claim(&mut self, lease: LeaseIx, class: Class, spots: &Spots) {
+    pub(crate) fn claim(&mut self, lease: LeaseIx, class: Class, order: OrderKey, spots: &Spots) {
         for (pool, memory) in spots.all() {
             self.changed |= !self.pool(pool).claims.is_empty();
-            self.pools[pool as usize].claims.insert(lease, Claim { class, memory });
+            self.pools[pool as usize].claims.insert(lease, Claim { class, order, memory });
             self.refile(pool);
         }
     }

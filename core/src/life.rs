@@ -143,7 +143,7 @@ impl Engine {
         };
         let pool = self.ledger.pool(before.ram.0);
         let beside = pool.first_before(ix, lease.order).map(|first| pool.beside_shadow(first.need, ix));
-        let free = pool.free_for(lease.request.class).min(beside.unwrap_or(more));
+        let free = pool.free_for(lease.request.class, lease.order).min(beside.unwrap_or(more));
         if free < more {
             return Err(Refused::NoRoom { place: self.ledger.name_of(before.ram.0), need: more, free });
         }

@@ -134,7 +134,7 @@ impl Ledger {
             return Ok(());
         }
         let pool = self.pool(ix);
-        if self.closed(ix).is_some() || pool.free_for(request.class) < need {
+        if self.closed(ix).is_some() || pool.free_for(request.class, asker.order) < need {
             return Err(Full::NoRoom);
         }
         match pool.first_before(asker.lease, asker.order) {

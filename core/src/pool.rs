@@ -31,7 +31,16 @@ pub(crate) enum PoolKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) class: Class,
+    pub(crate) order: OrderKey,
     pub(crate) memory: Mib,
+}
+
+impl Claim {
+    /// Whether somebody of that class and place may take what is claimed: only a strictly higher class, and none that has to stand behind the
+    /// claimant. Else a stream of higher ones would take from a waiter what its long wait keeps for it.
+    pub(crate) fn yields_to(&self, class: Class, order: OrderKey) -> bool {
+        class > self.class && order < self.order
+    }
 }
 
 /// The first in line for this pool.
@@ -109,24 +118,24 @@ impl Pool {
         self.leasable.minus(self.foreign).minus(self.charged)
     }
 
-    /// What of it a lease of that class may take: claims of its own class and higher are out of reach, claims of lower classes are not.
-    pub(crate) fn free_for(&self, class: Class) -> Mib {
-        self.free().minus(self.claimed_from(class))
+    /// What of it a lease of that class and place in the queue may take.
+    pub(crate) fn free_for(&self, class: Class, order: OrderKey) -> Mib {
+        self.free().minus(self.claimed_from(class, order))
     }
 
-    /// What will be free for that class once those have gone. Where more is charged than there is, what they free pays that debt first.
-    pub(crate) fn free_without(&self, class: Class, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
-        self.leasable.minus(self.spoken_for(class, gone))
+    /// What will be free for that class and place once those have gone. Where more is charged than there is, what they free pays that debt first.
+    pub(crate) fn free_without(&self, class: Class, order: OrderKey, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
+        self.leasable.minus(self.spoken_for(class, order, gone))
     }
 
     /// By how much more is spoken for than there is, once those have gone.
-    pub(crate) fn debt_without(&self, class: Class, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
-        self.spoken_for(class, gone).minus(self.leasable)
+    pub(crate) fn debt_without(&self, class: Class, order: OrderKey, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
+        self.spoken_for(class, order, gone).minus(self.leasable)
     }
 
-    fn spoken_for(&self, class: Class, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
+    fn spoken_for(&self, class: Class, order: OrderKey, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
         let staying: Mib = self.charges.iter().filter(|(ix, c)| !gone(**ix, c)).map(|(_, c)| c.memory).sum();
-        self.foreign.plus(staying).plus(self.claimed_from(class))
+        self.foreign.plus(staying).plus(self.claimed_from(class, order))
     }
 
     /// The first in line here, if it stands before that asker.
@@ -143,8 +152,8 @@ impl Pool {
         self.leasable.minus(self.foreign).minus(staying)
     }
 
-    fn claimed_from(&self, class: Class) -> Mib {
-        self.claims.values().filter(|claim| claim.class >= class).map(|claim| claim.memory).sum()
+    fn claimed_from(&self, class: Class, order: OrderKey) -> Mib {
+        self.claims.values().filter(|claim| !claim.yields_to(class, order)).map(|claim| claim.memory).sum()
     }
 
     pub(crate) fn charge(&mut self, lease: LeaseIx, class: Class, memory: Mib) {
@@ -174,6 +183,10 @@ impl Pool {
 /// The largest sum of some of `amounts` that is at most `limit`: one bit for each reachable sum, counted in what all amounts are multiples of.
 fn largest_sum_within(amounts: impl Iterator<Item = Mib>, limit: Mib) -> Mib {
     let amounts: Vec<u64> = amounts.map(Mib::mib).collect();
+    let all = Mib::from_mib(amounts.iter().sum());
+    if all <= limit {
+        return all;
+    }
     let unit = amounts.iter().copied().fold(0, common_divisor).max(1);
     let Ok(steps) = usize::try_from(limit.mib() / unit) else { return limit };
     let mut reachable = vec![0u64; steps / 64 + 1];

@@ -11,7 +11,7 @@ use crate::class::Class;
 use crate::engine::Engine;
 use crate::ledger::{Node, Spots};
 use crate::place::{Asker, SEARCH_LIMIT, assign};
-use crate::pool::{LeaseIx, PoolIx};
+use crate::pool::{Charge, LeaseIx, PoolIx};
 use crate::request::Request;
 use crate::state::Phase;
 use crate::units::{Mib, Moment, Span};
@@ -162,9 +162,9 @@ impl Search<'_> {
     /// What is missing on that pool when those victims have gone.
     fn shortage(&self, ix: PoolIx, need: Mib, victims: &[LeaseIx]) -> Mib {
         let pool = self.engine.ledger.pool(ix);
-        let class = self.request.class;
-        let soon = pool.free_without(class, |_, c| c.leaving);
-        let then = pool.free_without(class, |lease, c| c.leaving || victims.contains(&lease));
+        let (class, order) = (self.request.class, self.asker.order);
+        let soon = pool.free_without(class, order, |_, c| c.leaving);
+        let then = pool.free_without(class, order, |lease, c| c.leaving || victims.contains(&lease));
         need.minus(self.open_to_asker(ix, soon).plus(then.minus(soon)))
     }
 
@@ -193,7 +193,8 @@ impl Search<'_> {
     /// What is missing, and what is owed where more is spoken for than there is.
     fn to_be_freed(&self, ix: PoolIx, need: Mib, victims: &[LeaseIx]) -> Mib {
         let pool = self.engine.ledger.pool(ix);
-        let debt = pool.debt_without(self.request.class, |lease, c| c.leaving || victims.contains(&lease));
+        let gone = |lease, c: &Charge| c.leaving || victims.contains(&lease);
+        let debt = pool.debt_without(self.request.class, self.asker.order, gone);
         self.shortage(ix, need, victims).plus(debt)
     }
 

@@ -2,9 +2,9 @@
 
 use crate::decide::Decision;
 use crate::engine::{Engine, Lease};
-use crate::order::LineIx;
+use crate::order::{LineIx, OrderKey};
 use crate::place::{Asker, Full, SEARCH_LIMIT};
-use crate::pool::LeaseIx;
+use crate::pool::{LeaseIx, Pool};
 use crate::refuse::Waiting;
 use crate::request::Request;
 use crate::units::Mib;
@@ -31,7 +31,7 @@ impl Engine {
         }
         if !satisfiable {
             return if self.gpus_alone_would_do(&request) {
-                no_ram(self.most_ram(&request, false))
+                no_ram(self.most_ram(&request, None))
             } else {
                 Waiting::Unsatisfiable { need, gpus: request.demand.slots.len(), largest }
             };
@@ -40,12 +40,12 @@ impl Engine {
             return self.behind(head, pool);
         }
         if !request.demand.ram.is_zero() {
-            let most = self.most_ram(&request, true);
+            let most = self.most_ram(&request, Some(asker.order));
             if most < request.demand.ram {
                 return no_ram(most);
             }
         }
-        Waiting::NoRoom { need, most_free: self.most_free(&request), class: request.class }
+        Waiting::NoRoom { need, most_free: self.most_free(&request, asker.order), class: request.class }
     }
 
     fn behind(&self, head: LeaseIx, pool: u32) -> Waiting {
@@ -58,14 +58,15 @@ impl Engine {
         self.ledger.largest(&without).1
     }
 
-    /// The most RAM of an eligible node: free for the class now, or when it is empty.
-    fn most_ram(&self, request: &Request, now: bool) -> Mib {
+    /// The most RAM of an eligible node: free now for one with that place, or when it is empty.
+    fn most_ram(&self, request: &Request, now: Option<OrderKey>) -> Mib {
         let nodes = self.ledger.nodes().filter(|(_, node)| request.nodes.accepts(&node.name));
         let pools = nodes.map(|(_, node)| self.ledger.pool(node.ram));
-        pools.map(|pool| if now { pool.free_for(request.class) } else { pool.leasable }).max().unwrap_or_default()
+        let most = |pool: &Pool| now.map_or(pool.leasable, |order| pool.free_for(request.class, order));
+        pools.map(most).max().unwrap_or_default()
     }
 
-    fn most_free(&self, request: &Request) -> Mib {
+    fn most_free(&self, request: &Request, order: OrderKey) -> Mib {
         let mut most = Mib::ZERO;
         for (free, ix) in self.ledger.gpus_by_free().iter().rev().take(SEARCH_LIMIT) {
             // The most free come first: what follows cannot have more.
@@ -73,7 +74,7 @@ impl Engine {
                 break;
             }
             if self.ledger.accepts(request, *ix) {
-                most = most.max(self.ledger.pool(*ix).free_for(request.class));
+                most = most.max(self.ledger.pool(*ix).free_for(request.class, order));
             }
         }
         most

@@ -6,7 +6,7 @@ use memboss_core::{Class, Decision, EndReason, Engine, Forecast, LeaseId, Moment
 use proptest::prelude::*;
 
 use crate::driver::{World, ask, events, nodes};
-use crate::naive::{could_ever, fits, parts, pools, ways};
+use crate::naive::{could_ever, fits, parts, place_of, pools, ways};
 
 fn places(engine: &Engine) -> BTreeMap<LeaseId, usize> {
     engine.queue().into_iter().enumerate().map(|(place, lease)| (lease, place)).collect()
@@ -76,10 +76,12 @@ proptest! {
             for decision in step.decisions {
                 let Decision::Grant { lease, placement, .. } = decision else { continue };
                 let class = world.engine.lease(lease).unwrap().class;
+                let place = place_of(&world.engine.request(lease).unwrap());
                 let queued = step.between.lease(lease).is_some_and(|l| l.placement.is_none());
                 for (name, _) in parts(placement).into_iter().filter(|_| queued) {
-                    let kept = then[&name].claims.iter().filter(|(who, (of, _))| *of >= class && now[&name].claims.contains_key(*who));
-                    let kept: u64 = kept.map(|(_, (_, memory))| memory).sum();
+                    let claims = then[&name].claims.iter().filter(|(who, _)| now[&name].claims.contains_key(*who));
+                    let kept = claims.filter(|(_, (of, _, theirs))| *of >= class || *theirs < place);
+                    let kept: u64 = kept.map(|(_, (_, memory, _))| memory).sum();
                     let higher = step.decisions.iter().any(|d| matches!(d, Decision::Grant { lease: other, placement, .. }
                         if world.engine.lease(other).unwrap().class > class && parts(placement).iter().any(|(at, _)| *at == name)));
                     prop_assert!(higher || now[&name].free() >= kept, "{lease} took of {kept} at {name:?}");

@@ -6,7 +6,7 @@ use memboss_core::{Decision, Phase, Token};
 use proptest::prelude::*;
 
 use crate::driver::{Event, World, events, nodes};
-use crate::naive::{parts, pools};
+use crate::naive::{parts, place_of, pools};
 
 proptest! {
     #![proptest_config(crate::many())]
@@ -62,7 +62,7 @@ proptest! {
                 let name = (view.node.to_string(), Some(view.uuid.to_string()));
                 let pool = &pools(&world.engine, &world.facts)[&name];
                 prop_assert_eq!(view.leased.mib(), pool.charges.values().map(|(_, m, _)| m).sum::<u64>());
-                prop_assert_eq!(view.claimed.mib(), pool.claims.values().map(|(_, m)| m).sum::<u64>());
+                prop_assert_eq!(view.claimed.mib(), pool.claims.values().map(|(_, m, _)| m).sum::<u64>());
             }
             Ok(())
         })?;
@@ -102,9 +102,10 @@ proptest! {
         world.live(&events, &mut |world, _| {
             let pools = pools(&world.engine, &world.facts);
             for lease in world.engine.leases().iter().filter(|l| l.phase == Phase::Waiting) {
+                let own = place_of(&world.engine.request(&lease.id).unwrap());
                 for (name, memory) in lease.placement.iter().flat_map(parts) {
                     let pool = &pools[&name];
-                    let higher = pool.claims.values().filter(|(class, _)| *class > lease.class).map(|(_, m)| m).sum::<u64>();
+                    let higher = pool.claims.values().filter(|(class, _, place)| *class > lease.class && *place < own).map(|(_, m, _)| m).sum::<u64>();
                     prop_assert!(!pool.closed, "{} claims what is closed", lease.id);
                     prop_assert!(memory + higher + pool.used() <= pool.size + pool.leaving(), "{} at {name:?}: {pool:?}", lease.id);
                 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use memboss_core::{Class, Engine, LeaseId, Mib, NodeFacts, Phase, Placement, Request};
+use memboss_core::{Class, Engine, LeaseId, Mib, NodeFacts, OrderKey, Phase, Placement, Policy, Request};
 
 /// A pool: its node, and the GPU unless it is the RAM.
 pub type PoolName = (String, Option<String>);
@@ -14,7 +14,7 @@ pub struct NaivePool {
     pub foreign: u64,
     pub closed: bool,
     pub charges: BTreeMap<LeaseId, (Class, u64, bool)>,
-    pub claims: BTreeMap<LeaseId, (Class, u64)>,
+    pub claims: BTreeMap<LeaseId, (Class, u64, OrderKey)>,
     pub first: Option<(LeaseId, u64)>,
 }
 
@@ -27,8 +27,10 @@ impl NaivePool {
         self.size.saturating_sub(self.used())
     }
 
-    pub fn claimed_from(&self, class: Class) -> u64 {
-        self.claims.values().filter(|(other, _)| *other >= class).map(|(_, memory)| memory).sum()
+    /// What is claimed and out of reach: for its class, or because it would have to stand behind.
+    pub fn claimed_from(&self, class: Class, place: OrderKey) -> u64 {
+        let kept = self.claims.values().filter(|(other, _, theirs)| *other >= class || *theirs < place);
+        kept.map(|(_, memory, _)| memory).sum()
     }
 
     pub fn leaving(&self) -> u64 {
@@ -39,7 +41,7 @@ impl NaivePool {
     pub fn delays_first(&self, newcomer: &LeaseId, memory: u64) -> bool {
         let Some((first, need)) = &self.first else { return false };
         let charges = self.charges.iter().map(|(lease, (_, memory, _))| (lease, *memory));
-        let claims = self.claims.iter().map(|(lease, (_, memory))| (lease, *memory));
+        let claims = self.claims.iter().map(|(lease, (_, memory, _))| (lease, *memory));
         let others = charges.chain(claims).filter(|(lease, _)| *lease != newcomer && *lease != first);
         let others: Vec<u64> = others.map(|(_, memory)| memory).collect();
         (0..1u32 << others.len()).any(|set| {
@@ -49,6 +51,12 @@ impl NaivePool {
             without <= self.size && without + memory > self.size
         })
     }
+}
+
+/// Its place in the queue; leases are numbered in the order in which they came.
+pub fn place_of(request: &Request) -> OrderKey {
+    let arrival = request.id.as_str().trim_start_matches('l').parse().unwrap();
+    OrderKey::new(&Policy::default(), request.class, request.enqueued, arrival)
 }
 
 /// All pools, from what the engine shows and what it was told.
@@ -75,7 +83,8 @@ pub fn pools(engine: &Engine, facts: &[NodeFacts]) -> BTreeMap<PoolName, NaivePo
             if lease.phase.is_charged() {
                 pool.charges.insert(lease.id.clone(), (lease.class, memory, leaving));
             } else {
-                pool.claims.insert(lease.id.clone(), (lease.class, memory));
+                let place = place_of(&engine.request(&lease.id).unwrap());
+                pool.claims.insert(lease.id.clone(), (lease.class, memory, place));
             }
         }
     }
@@ -128,7 +137,7 @@ pub fn fits(
         let pool = &pools[name];
         let kept = pool.first.as_ref().is_some_and(|(first, _)| *first != request.id && stands_before(first));
         !pool.closed
-            && pool.free().saturating_sub(pool.claimed_from(request.class)) >= *memory
+            && pool.free().saturating_sub(pool.claimed_from(request.class, place_of(request))) >= *memory
             && !(kept && pool.delays_first(&request.id, *memory))
     })
 }

@@ -148,3 +148,24 @@ fn deciding_twice_says_nothing_new() {
     submit(&mut engine, ask("later", N, 4000, 2), 2);
     assert!(engine.decide(at(2)).is_empty());
 }
+
+#[test]
+fn ram_is_kept_for_the_first_in_line_also_while_it_is_not_short() {
+    let mut engine = engine(&[ram_node("n", &[gpu("a", 8000), gpu("b", 1000)], 7000)]);
+    hold(&mut engine, ask("x", N, 8000, 0), "a", 0);
+    submit(&mut engine, ask_for("head", N, demand(&[8000], 5000), 1), 1);
+    assert!(granted(&submit(&mut engine, ask_for("small", N, demand(&[1000], 3000), 2), 2)).is_empty());
+    assert_eq!(why(&engine, "small"), "Behind");
+}
+
+#[test]
+fn what_a_long_waiter_claims_is_not_for_a_higher_class_that_stands_behind_it() {
+    let mut engine = one_gpu(8000);
+    hold(&mut engine, ask("x", N, 8000, 0), "g", 0);
+    engine.stop(&id("x"), EndReason::Exited).unwrap();
+    submit(&mut engine, ask("aged", Class::Batch, 8000, 0), 5000);
+    assert_eq!(why(&engine, "aged"), "Claimed");
+    submit(&mut engine, ask("high", Class::High, 8000, 5000), 5000);
+    engine.end(&id("x"), EndReason::Exited).unwrap();
+    assert_eq!(granted(&engine.decide(at(5001))), ["aged"]);
+}
