@@ -28,7 +28,7 @@ setup: ## what the tests need from Debian and Rust
 check: ## format, lints, generated files, licences
 	cargo fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
-	$(CARGO) run --quiet -p memboss-crds --bin crdgen -- --check
+	$(CARGO) run --release --quiet -p memboss-crds --bin crdgen -- --check
 	@tests/deny.sh
 
 .PHONY: unit
@@ -54,4 +54,4 @@ bench: ## measures and prints; asserts nothing
 
 .PHONY: crds
 crds: ## writes the custom resources' YAML again from the Rust types
-	$(CARGO) run --quiet -p memboss-crds --bin crdgen
+	$(CARGO) run --release --quiet -p memboss-crds --bin crdgen
