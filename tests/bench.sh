@@ -13,7 +13,7 @@ finish() {
 }
 
 echo "== the rules alone"
-cargo run --locked --release --quiet --manifest-path "$root/Cargo.toml" -p memboss-core --example decisions
+cargo run --locked --release --quiet --manifest-path "$root/Cargo.toml" --workspace --example decisions
 
 echo "== a cluster of two nodes on this machine"
 "$here/cluster/build.sh"
@@ -22,7 +22,7 @@ if ! "$here/cluster/k.sh" --name "$bed" true 2>/dev/null; then
   "$here/cluster/up.sh" --name "$bed" --nodes 2
 fi
 "$here/install.sh" "$bed"
-binary=$(cargo build --locked --release --manifest-path "$root/Cargo.toml" -p memboss-tests --bin bench --message-format json 2>/dev/null |
+binary=$(cargo build --locked --release --manifest-path "$root/Cargo.toml" --workspace --bin bench --message-format json 2>/dev/null |
   jq -r 'select(.executable != null and .target.name == "bench") | .executable' | tail -1)
-[ -n "$binary" ] || { echo "error: the benchmark did not build: cargo build --release -p memboss-tests --bin bench" >&2; exit 1; }
+[ -n "$binary" ] || { echo "error: the benchmark did not build: cargo build --release --workspace --bin bench" >&2; exit 1; }
 MEMBOSS_BED=$bed "$here/on-bed.sh" "$bed" "$binary" "$@"

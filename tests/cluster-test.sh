@@ -19,7 +19,7 @@ if ! "$here/cluster/k.sh" --name "$bed" true 2>/dev/null; then
 fi
 "$here/install.sh" "$bed"
 echo "building the tests"
-binary=$(cd "$here/.." && cargo test --locked --release --no-run -p memboss-tests --test cluster --message-format json 2>/dev/null |
+binary=$(cd "$here/.." && cargo test --locked --release --workspace --no-run --test cluster --message-format json 2>/dev/null |
   jq -r 'select(.executable != null and .target.name == "cluster") | .executable' | tail -1)
 MEMBOSS_BED=$bed "$here/on-bed.sh" "$bed" "$binary" --include-ignored --test-threads 1 "$@"
 if [ $# = 0 ]; then "$here/chart-life.sh" "$bed"; fi
