@@ -13,7 +13,9 @@ use serde_json::json;
 use crate::figures::{Samples, figure};
 use crate::marks::{Marks, Sight};
 
-const PODS: u32 = 300;
+/// A node takes 110 pods, and the operator counts those that wait behind a gate for their place on it.
+const PODS: u32 = 150;
+const ROUNDS: u32 = 2;
 const AT_ONCE: usize = 32;
 
 /// The pod whose lease is admitted, by uid: an agent has reserved its memory.
@@ -35,12 +37,33 @@ fn gated(name: &str) -> TestPod {
     TestPod::leasing(name, "256Mi", "normal").spec(json!({ "schedulingGates": [{ "name": "bench/hold" }] }))
 }
 
-/// All at once, so many in flight.
+/// What one round took.
+struct Round {
+    created: Duration,
+    admitted: Duration,
+    each: Vec<Duration>,
+}
+
+/// Rounds of many creations, so many of them in flight: the cluster's nodes take no more pods at once than a round has.
 pub(crate) async fn measure(bed: &Bed) -> Result<()> {
+    let (mut created, mut admitted, mut each) = (Duration::ZERO, Duration::ZERO, Samples::default());
+    for _ in 0..ROUNDS {
+        let took = round(bed).await?;
+        created += took.created;
+        admitted += took.admitted;
+        took.each.into_iter().for_each(|one| each.push(one));
+    }
+    println!("{}", each.line(&format!("lease: pod created -> Reserved, {AT_ONCE} creations in flight")));
+    println!("{}", figure("creations", &rate(created), None));
+    println!("{}", figure("admissions", &rate(admitted), Some(">= 200 /s")));
+    Ok(())
+}
+
+async fn round(bed: &Bed) -> Result<Round> {
     let ns = bed.namespace("bench-admissions").await?;
     let marks = marks(bed, &ns).await?;
     let first = Instant::now();
-    let created: Vec<(String, Instant)> = futures::stream::iter(0..PODS)
+    let posted: Vec<(String, Instant)> = futures::stream::iter(0..PODS)
         .map(|number| {
             let ns = ns.as_str();
             async move {
@@ -52,18 +75,16 @@ pub(crate) async fn measure(bed: &Bed) -> Result<()> {
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await?;
-    let all_created = first.elapsed();
-    let uids: Vec<_> = created.iter().map(|(uid, _)| uid.clone()).collect();
+    let created = first.elapsed();
+    let uids: Vec<_> = posted.iter().map(|(uid, _)| uid.clone()).collect();
     let moments = marks.all(&uids).await?;
     let last = moments.iter().max().copied().unwrap_or(first);
-    let each: Samples =
-        created.iter().zip(&moments).map(|((_, posted), at)| at.saturating_duration_since(*posted)).collect();
-    println!("{}", each.line("lease: pod created -> Reserved, 32 creations in flight"));
-    println!("{}", figure("creations", &rate(all_created), None));
-    println!("{}", figure("admissions", &rate(last - first), Some(">= 200 /s")));
-    bed.remove(&ns).await
+    let each = posted.iter().zip(&moments).map(|((_, posted), at)| at.saturating_duration_since(*posted)).collect();
+    bed.remove(&ns).await?;
+    Ok(Round { created, admitted: last.saturating_duration_since(first), each })
 }
 
 fn rate(span: Duration) -> String {
-    format!("{:.0} /s ({PODS} in {:.2} s)", f64::from(PODS) / span.as_secs_f64(), span.as_secs_f64())
+    let all = PODS * ROUNDS;
+    format!("{:.0} /s ({all} in {:.2} s)", f64::from(all) / span.as_secs_f64(), span.as_secs_f64())
 }

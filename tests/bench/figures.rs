@@ -32,12 +32,6 @@ impl Samples {
     }
 }
 
-impl FromIterator<Duration> for Samples {
-    fn from_iter<I: IntoIterator<Item = Duration>>(samples: I) -> Self {
-        Self(samples.into_iter().collect())
-    }
-}
-
 /// The names of the columns.
 pub(crate) fn heading() -> String {
     let mut line = String::new();
