@@ -12,8 +12,18 @@ finish() {
   exit $code
 }
 
+# built --bin|--example NAME: where the program lies, built with the features of all else, so that nothing is compiled twice.
+built() {
+  local program
+  program=$(cargo build --locked --release --manifest-path "$root/Cargo.toml" --workspace "$@" --quiet --message-format json-render-diagnostics |
+    jq -r --arg name "$2" 'select(.executable != null and .target.name == $name) | .executable' | tail -1)
+  [ -n "$program" ] || { echo "error: it did not build: cargo build --release --workspace $*" >&2; return 1; }
+  echo "$program"
+}
+
 echo "== the rules alone"
-cargo run --locked --release --quiet --manifest-path "$root/Cargo.toml" --workspace --example decisions
+rules=$(built --example decisions)
+"$rules"
 
 echo "== a cluster of two nodes on this machine"
 "$here/cluster/build.sh"
@@ -22,7 +32,5 @@ if ! "$here/cluster/k.sh" --name "$bed" true 2>/dev/null; then
   "$here/cluster/up.sh" --name "$bed" --nodes 2
 fi
 "$here/install.sh" "$bed"
-binary=$(cargo build --locked --release --manifest-path "$root/Cargo.toml" --workspace --bin bench --message-format json 2>/dev/null |
-  jq -r 'select(.executable != null and .target.name == "bench") | .executable' | tail -1)
-[ -n "$binary" ] || { echo "error: the benchmark did not build: cargo build --release --workspace --bin bench" >&2; exit 1; }
-MEMBOSS_BED=$bed "$here/on-bed.sh" "$bed" "$binary" "$@"
+measure=$(built --bin bench)
+MEMBOSS_BED=$bed "$here/on-bed.sh" "$bed" "$measure" "$@"

@@ -13,14 +13,22 @@ impl Samples {
         self.0.push(sample);
     }
 
-    /// The middle one; of an even number the upper of both.
+    /// The middle one; of an even number the mean of both in the middle.
     pub(crate) fn median(&self) -> Duration {
-        self.at_percent(50)
+        let sorted = self.sorted();
+        let (lower, upper) = (sorted.len().saturating_sub(1) / 2, sorted.len() / 2);
+        let at = |index: usize| sorted.get(index).copied().unwrap_or_default();
+        (at(lower) + at(upper)) / 2
+    }
+
+    fn sorted(&self) -> Vec<Duration> {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        sorted
     }
 
     fn at_percent(&self, percent: usize) -> Duration {
-        let mut sorted = self.0.clone();
-        sorted.sort_unstable();
+        let sorted = self.sorted();
         let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
         sorted.get(at).copied().unwrap_or_default()
     }

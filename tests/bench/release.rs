@@ -13,7 +13,7 @@ use memboss_tests::leases;
 use memboss_tests::pods::{self, TestPod};
 
 use crate::admissions;
-use crate::figures::{Samples, figure};
+use crate::figures::{Samples, figure, ms};
 use crate::marks::{Marks, Sight};
 
 const TIMES: usize = 10;
@@ -53,7 +53,7 @@ pub(crate) async fn measure(bed: &Bed) -> Result<()> {
     println!("{}", idle.line("release: process ended -> next lease Reserved"));
     println!("{}", until_gone.line("for comparison: process ended -> its pod is deleted"));
     println!("{}", whole.line("release: pod deleted (grace 1 s) -> next lease Reserved"));
-    println!("{}", figure("the memory lies idle (median)", &format!("{:.0?}", idle.median()), None));
+    println!("{}", figure("the memory lies idle (median)", &format!("{} ms", ms(idle.median())), None));
     bed.remove(&ns).await
 }
 
