@@ -3,6 +3,7 @@
 
 #![expect(unreachable_pub, reason = "what the derive makes is exported below by name")]
 
+mod convert;
 mod memory_node;
 mod model_load;
 mod names;
@@ -13,6 +14,7 @@ mod vram_lease;
 
 use kube::CustomResourceExt;
 
+pub use convert::{Senseless, gpu_share};
 pub use memory_node::{Gpu, Health, MemoryNode, MemoryNodeSpec, MemoryNodeStatus, Ram, Summary};
 pub use model_load::{
     Format, ModelLoad, ModelLoadSpec, ModelLoadStatus, ModelOnNode, ModelPhase, ModelPlacement, Runtime, Source, Tier,

@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use memboss_core::{
-    Closed, Demand, EndReason, Engine, Flexibility, GpuFacts, GpuModel, GpuSelector, GpuShare, GpuUuid, LeaseId,
-    LeaseRecord, Mib, Moment, NodeFacts, NodeName, NodeSelector, Notice, Percent, Phase, Placement, Policy, Request,
-    Slot, Span, Token,
+    Closed, Demand, EndReason, Engine, GpuFacts, GpuModel, GpuSelector, GpuUuid, LeaseId, LeaseRecord, Mib, Moment,
+    NodeFacts, NodeName, NodeSelector, Notice, Phase, Placement, Policy, Request, Slot, Span, Token,
 };
-use memboss_crds::{Allocation, AllocationState, Health, MemoryNode, VramLease, parse_mib};
+use memboss_crds::{Allocation, AllocationState, Health, MemoryNode, VramLease, gpu_share, parse_mib};
 
 use crate::eligibility::{Eligible, eligible};
 use crate::world::{Amounts, Key, World, gate, requests};
@@ -173,35 +172,13 @@ fn node_facts(world: &World, name: &str, node: &MemoryNode) -> Option<NodeFacts>
 /// What in it makes no sense.
 pub fn request(key: &str, lease: &VramLease) -> Result<Request, String> {
     let spec = &lease.spec;
-    let slot = |slot: &memboss_crds::Slot| -> Result<Slot, String> {
-        Ok(Slot {
-            fixed: slot
-                .memory
-                .as_deref()
-                .map(parse_mib)
-                .transpose()
-                .map_err(|bad| bad.to_string())?
-                .unwrap_or_default(),
-            share: slot.percent.map(|p| Percent::new(u64::from(p))).transpose().map_err(|bad| bad.to_string())?,
-        })
-    };
-    let demand = Demand { slots: spec.slots.iter().map(slot).collect::<Result<_, _>>()?, ram: Mib::ZERO };
+    let slots = spec.slots.iter().map(Slot::try_from).collect::<Result<_, _>>().map_err(|bad| bad.to_string())?;
     let id = LeaseId::new(key).map_err(|bad| bad.to_string())?;
-    let mut request = Request::new(id, spec.class.into(), demand, queued_at(lease));
+    let mut request = lease.request(id, Demand { slots, ram: Mib::ZERO });
     let uuids = spec.selector.uuids.iter().map(|uuid| GpuUuid::new(uuid.clone()).map_err(|bad| bad.to_string()));
     request.gpus = GpuSelector { models: spec.selector.models.clone(), uuids: uuids.collect::<Result<_, _>>()? };
     request.layout = spec.layout.into();
-    request.flexibility = Flexibility { shrinks: spec.can_shrink, offloads: spec.can_offload };
-    request.notice = spec.notice_seconds.map(|s| Span::from_secs(u64::from(s)));
-    request.protection = spec.protection_seconds.map(|s| Span::from_secs(u64::from(s)));
-    request.preempted = spec.preempted;
     Ok(request)
-}
-
-/// A lease's place in the queue: the calendar's milliseconds. Leases are compared with one another alone.
-fn queued_at(lease: &VramLease) -> Moment {
-    let said = lease.spec.queued_at.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
-    moment(said.or(lease.metadata.creation_timestamp.as_ref().map(|time| time.0)))
 }
 
 /// A timestamp as a moment.
@@ -211,12 +188,10 @@ pub fn moment(at: Option<Timestamp>) -> Moment {
 }
 
 fn placement<'a>(node: &str, gpus: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Placement, String> {
-    let share = |(uuid, memory): (&str, &str)| -> Result<GpuShare, String> {
-        let uuid = GpuUuid::new(uuid).map_err(|bad| bad.to_string())?;
-        Ok(GpuShare { uuid, memory: parse_mib(memory).map_err(|bad| bad.to_string())? })
-    };
     let node = NodeName::new(node).map_err(|bad| bad.to_string())?;
-    Ok(Placement { node, gpus: gpus.map(share).collect::<Result<_, _>>()?, ram: Mib::ZERO })
+    let gpus =
+        gpus.map(|(uuid, memory)| gpu_share(uuid, memory)).collect::<Result<_, _>>().map_err(|bad| bad.to_string())?;
+    Ok(Placement { node, gpus, ram: Mib::ZERO })
 }
 
 /// The agent has it: that is a fact, whatever the picture would have decided.

@@ -3,14 +3,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use memboss_core::{
-    Demand, EndReason, Flexibility, GpuShare, GpuUuid, LeaseId, Mib, Moment, NodeName, NodeSelector, Percent,
-    Placement, Request, Slot, Span, Token,
-};
+use memboss_core::{Demand, EndReason, GpuShare, LeaseId, Mib, NodeName, NodeSelector, Placement, Slot, Span, Token};
 use memboss_crds as crds;
-use memboss_crds::{VramLease, parse_mib, quantity};
+use memboss_crds::{VramLease, gpu_share, quantity};
 
 use crate::node::view::LeaseSeen;
 use crate::order::{ContainerSlots, Epoch, Order, Recorded, State, Subject};
@@ -48,12 +44,8 @@ fn read(lease: &VramLease, id: &LeaseId, placed: &crds::Placement) -> Result<Ord
         return Err(format!("its placement has {} GPU(s) for {} slot(s)", gpus.len(), spec.slots.len()));
     }
     let demand = Demand { slots: gpus.iter().map(|share| Slot::fixed(share.memory)).collect(), ram: Mib::ZERO };
-    let mut request = Request::new(id.clone(), spec.class.into(), demand, queued(lease));
+    let mut request = lease.request(id.clone(), demand);
     request.nodes = NodeSelector::Only([node.clone()].into());
-    request.flexibility = Flexibility { shrinks: spec.can_shrink, offloads: spec.can_offload };
-    request.notice = spec.notice_seconds.map(|s| Span::from_secs(u64::from(s)));
-    request.protection = spec.protection_seconds.map(|s| Span::from_secs(u64::from(s)));
-    request.preempted = spec.preempted;
     let deleting = lease.metadata.deletion_timestamp.is_some();
     let withdrawn = placed.withdrawn.as_deref().map(|word| EndReason::from_name(word).unwrap_or(EndReason::Released));
     let containers = spec.containers.iter().map(container).collect::<Result<BTreeMap<_, _>, _>>()?;
@@ -77,32 +69,12 @@ fn read(lease: &VramLease, id: &LeaseId, placed: &crds::Placement) -> Result<Ord
 }
 
 fn share(uuid: &str, memory: &str) -> Result<GpuShare, String> {
-    let uuid = GpuUuid::new(uuid).map_err(|bad| bad.to_string())?;
-    Ok(GpuShare { uuid, memory: parse_mib(memory).map_err(|bad| bad.to_string())? })
-}
-
-/// Its place in the queue, as milliseconds of the calendar: leases are compared with one another alone, so the origin does not matter.
-fn queued(lease: &VramLease) -> Moment {
-    let said = lease.spec.queued_at.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
-    let made = lease.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    Moment::from_millis(said.or(made).map_or(0, |at| u64::try_from(at.as_millisecond()).unwrap_or(0)))
+    gpu_share(uuid, memory).map_err(|bad| bad.to_string())
 }
 
 fn container(container: &crds::ContainerSlots) -> Result<(String, ContainerSlots), String> {
     let slots = container.slots.iter().filter_map(|slot| usize::try_from(*slot).ok()).collect();
-    let ask = |slot: &crds::Slot| -> Result<Slot, String> {
-        Ok(Slot {
-            fixed: slot
-                .memory
-                .as_deref()
-                .map(parse_mib)
-                .transpose()
-                .map_err(|bad| bad.to_string())?
-                .unwrap_or_default(),
-            share: slot.percent.map(|p| Percent::new(u64::from(p))).transpose().map_err(|bad| bad.to_string())?,
-        })
-    };
-    let asks = container.asks.iter().map(ask).collect::<Result<_, _>>()?;
+    let asks = container.asks.iter().map(Slot::try_from).collect::<Result<_, _>>().map_err(|bad| bad.to_string())?;
     Ok((container.name.clone(), ContainerSlots { slots, asks }))
 }
 
