@@ -1,5 +1,6 @@
 //! Objects as orders and back.
 
+use memboss_core::GpuUuid;
 use serde_json::json;
 
 use super::*;
