@@ -19,7 +19,6 @@ on_node() { "$here/cluster/node.sh" --name "$bed" "$@"; }
 CACHE=${MEMBOSS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/memboss}
 target=${CARGO_TARGET_DIR:-$root/target}/release
 image=docker.io/local/memboss:bed
-redis_image=docker.io/local/redis:7
 
 say "building the binaries"
 make -s -C "$root" build

@@ -256,31 +256,6 @@ impl Engine {
         }
     }
 
-    /// Changes which nodes will do for a waiting lease.
-    ///
-    /// # Errors
-    /// When there is no such lease.
-    pub fn set_nodes(&mut self, id: &LeaseId, nodes: NodeSelector) -> Result<(), Refused> {
-        let ix = self.find(id)?;
-        let Some(lease) = self.lease_at(ix) else { return Err(Refused::UnknownLease(id.clone())) };
-        if lease.request.nodes == nodes {
-            return Ok(());
-        }
-        let queued = lease.line.is_some();
-        let mut request = (*lease.request).clone();
-        request.nodes = nodes;
-        if queued {
-            self.leave_queue(ix);
-        }
-        if let Some(lease) = self.lease_at_mut(ix) {
-            lease.request = std::sync::Arc::new(request);
-        }
-        if queued {
-            self.enqueue(ix);
-        }
-        Ok(())
-    }
-
     /// A reservation nobody came for: its lease waits again, bound to the node to which its holder may be bound already.
     pub(crate) fn put_back(&mut self, ix: LeaseIx, out: &mut Vec<Decision>) {
         let node = self

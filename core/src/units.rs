@@ -65,12 +65,6 @@ impl Mib {
         Self(self.0.saturating_sub(other.0))
     }
 
-    /// What is left, or `None` where `other` is more.
-    #[must_use]
-    pub fn checked_minus(self, other: Self) -> Option<Self> {
-        self.0.checked_sub(other.0).map(Self)
-    }
-
     /// The next multiple of `unit` (not smaller than this amount).
     #[must_use]
     pub const fn round_up_to(self, unit: Self) -> Self {

@@ -248,9 +248,3 @@ fn asked(engine: &mut Engine, key: &str, lease: &VramLease, now: Moment) -> Resu
 pub fn is_gated(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
     gate(pod).is_some()
 }
-
-/// The name of a lease's key within its namespace.
-#[must_use]
-pub fn name_of(lease: &VramLease) -> Key {
-    format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any())
-}

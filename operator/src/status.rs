@@ -2,7 +2,6 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt as _;
 use memboss_core::{EndReason, LeaseView, Waiting};
 use memboss_crds::{AllocationState, LeasePhase, QueueStatus, VramLease, VramLeaseStatus};
 
@@ -218,10 +217,4 @@ pub fn says_the_same(a: &VramLeaseStatus, b: &VramLeaseStatus) -> bool {
         (s.phase, s.why.clone(), s.message.clone(), s.queue.clone(), s.end_reason.clone(), s.observed_generation)
     };
     part(a) == part(b)
-}
-
-/// The name under which people know a lease.
-#[must_use]
-pub fn display(lease: &VramLease) -> String {
-    format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any())
 }
