@@ -13,10 +13,21 @@ use crate::annotations::{self, Asked, Wrong};
 /// What the webhook knows besides the pod.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
-    /// The GPUs there are: model and leasable capacity.
-    pub gpus: Vec<(String, Mib)>,
+    /// The GPUs there are.
+    pub gpus: Vec<KnownGpu>,
     /// The highest class that the namespace may use.
     pub most: Option<Class>,
+}
+
+/// A GPU as its agent reports it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownGpu {
+    /// Its UUID.
+    pub uuid: String,
+    /// Its model.
+    pub model: String,
+    /// What can be leased of it.
+    pub leasable: Mib,
 }
 
 /// The annotation of a Namespace that says its highest class. Without it `high` is the highest: only an administrator makes a namespace urgent.
@@ -80,10 +91,12 @@ fn set_units(container: &mut Container, units: u64) {
 /// The units that a container's part comes to. A share counts for the smallest GPU that will do, since the count cannot grow later and the ledger,
 /// not the count, is the capacity.
 fn units(slots: &ContainerSlots, asked: &Asked, around: &Surroundings) -> u64 {
-    let wanted = |model: &String| {
-        asked.selector.models.is_empty() || asked.selector.models.iter().any(|wish| matches(model, wish))
+    let (models, uuids) = (&asked.selector.models, &asked.selector.uuids);
+    let wanted = |gpu: &&KnownGpu| {
+        (models.is_empty() || models.iter().any(|wish| matches(&gpu.model, wish)))
+            && (uuids.is_empty() || uuids.contains(&gpu.uuid))
     };
-    let smallest = around.gpus.iter().filter(|(model, _)| wanted(model)).map(|(_, leasable)| *leasable).min();
+    let smallest = around.gpus.iter().filter(wanted).map(|gpu| gpu.leasable).min();
     let one = |slot: &Slot| -> u64 {
         let fixed = slot.memory.as_deref().and_then(|text| parse_mib(text).ok()).unwrap_or_default();
         let share = slot.percent.and_then(|p| Percent::new(u64::from(p)).ok());
@@ -126,15 +139,22 @@ mod tests {
     fn a_share_counts_for_the_smallest_gpu_that_will_do() {
         let mut pod = pod();
         pod.metadata.annotations = Some([("memboss.dev/vram.main".to_owned(), "50%".to_owned())].into());
-        let gpus = vec![("NVIDIA-H100".to_owned(), Mib::from_mib(80_000)), ("T4".to_owned(), Mib::from_mib(14_848))];
-        let around = Surroundings { gpus, most: None };
+        let gpu = |uuid: &str, model: &str, leasable| KnownGpu {
+            uuid: uuid.into(),
+            model: model.into(),
+            leasable: Mib::from_mib(leasable),
+        };
+        let around =
+            Surroundings { gpus: vec![gpu("GPU-1", "NVIDIA-H100", 80_000), gpu("GPU-2", "T4", 14_848)], most: None };
         let units =
             |pod: &Pod| annotations::units_of(&admit(pod, &around).unwrap().unwrap().spec.unwrap().containers[0]);
         assert_eq!(units(&pod).as_deref(), Some("29"));
         pod.metadata.annotations.as_mut().unwrap().insert("memboss.dev/gpu-model".into(), "h100".into());
         assert_eq!(units(&pod).as_deref(), Some("156"));
-        pod.metadata.annotations.as_mut().unwrap().insert("memboss.dev/gpu-model".into(), "B200".into());
-        assert_eq!(units(&pod).as_deref(), Some("1"));
+        pod.metadata.annotations.as_mut().unwrap().insert("memboss.dev/gpu-uuid".into(), "GPU-2".into());
+        assert_eq!(units(&pod).as_deref(), Some("1"), "no H100 has that UUID");
+        pod.metadata.annotations.as_mut().unwrap().remove("memboss.dev/gpu-model");
+        assert_eq!(units(&pod).as_deref(), Some("29"));
     }
 
     #[test]

@@ -79,7 +79,8 @@ pub enum Amount {
 const MOST_GPUS: usize = 16;
 const AMOUNT: &str =
     "write whole Mi or Gi (8Gi, 8000Mi), a share (50%, from 1% to 100%), or either for several GPUs (2x8Gi, up to 16)";
-const KNOWN: [&str; 11] = [
+/// What may stand after the prefix, beside `vram.<container>`.
+pub const KNOWN: [&str; 11] = [
     "vram",
     "container",
     "containers",
@@ -123,7 +124,11 @@ impl Reader<'_> {
         let class = self.class();
         let separate = self.word("containers", &["share", "separate"]).is_some_and(|word| word == "separate");
         let layout = self.word("layout", &["pack", "spread"]);
-        let (slots, containers) = lay_out(&asks, separate);
+        let (slots, containers, over) = lay_out(&asks, separate);
+        if let Some(sum) = over {
+            let right = "containers share their GPUs, and one GPU has 100%: ask for less, or set containers: separate";
+            self.complain("vram", &format!("{sum}%"), right);
+        }
         if slots.len() > MOST_GPUS {
             self.complain("vram", &slots.len().to_string(), "a lease spans at most 16 GPUs");
         }
@@ -402,8 +407,8 @@ pub fn amount(text: &str) -> Option<(usize, Amount)> {
     Some((gpus, Amount::Fixed(memory.round_up_to(UNIT))))
 }
 
-/// Slots: containers share GPUs from the first on, or each has its own.
-fn lay_out(asks: &[Ask], separate: bool) -> (Vec<Slot>, Vec<ContainerSlots>) {
+/// Slots: containers share GPUs from the first on, or each has its own. The largest sum of shares of one GPU comes too, if it is more than all of it.
+fn lay_out(asks: &[Ask], separate: bool) -> (Vec<Slot>, Vec<ContainerSlots>, Option<u64>) {
     let mut sums: Vec<(Mib, u64)> = Vec::new();
     let mut containers = Vec::new();
     for ask in asks {
@@ -429,10 +434,10 @@ fn lay_out(asks: &[Ask], separate: bool) -> (Vec<Slot>, Vec<ContainerSlots>) {
     }
     let slot = |(memory, percent): (Mib, u64)| Slot {
         memory: (!memory.is_zero()).then(|| quantity(memory)),
-        // More than a whole GPU is asked: it is the engine's to say that no GPU is that large.
         percent: (percent > 0).then(|| u8::try_from(percent.min(100)).unwrap_or(100)),
     };
-    (sums.into_iter().map(slot).collect(), containers)
+    let over = sums.iter().map(|(_, percent)| *percent).max().filter(|percent| *percent > 100);
+    (sums.into_iter().map(slot).collect(), containers, over)
 }
 
 /// `8Gi`, `2x8Gi`, `8Gi+4Gi`, `50%`.

@@ -63,6 +63,7 @@ fn wrong_words_and_names_are_refused_with_what_would_be_right() {
         (&[("vram", "1Gi"), ("ram", "1Gi")], &["main"], &["memboss.dev/ram", "this version"]),
         (&[("vram", "1Gi"), ("notice", "301")], &["main"], &["memboss.dev/notice", "300"]),
         (&[("vram", "1Gi"), ("can-shrink", "yes")], &["main"], &["can-shrink", "true"]),
+        (&[("vram.a", "60%"), ("vram.b", "60%")], &["a", "b"], &["memboss.dev/vram", "120%", "containers: separate"]),
         (&[("priority", "high")], &["main"], &["memboss.dev/priority", "memboss.dev/vram"]),
         (&[("vram", "1Gi"), ("gpu-model", "H100||A100")], &["main"], &["gpu-model"]),
     ];
@@ -113,6 +114,8 @@ fn right_requests_become_slots() {
         (&[("vram", "2x8Gi")], &["main"], ("2x8Gi", 2)),
         (&[("vram.a", "2Gi"), ("vram.b", "1Gi")], &["a", "b"], ("3Gi", 1)),
         (&[("vram.a", "2Gi"), ("vram.b", "1Gi"), ("containers", "separate")], &["a", "b"], ("2Gi+1Gi", 2)),
+        (&[("vram.a", "60%"), ("vram.b", "40%")], &["a", "b"], ("100%", 1)),
+        (&[("vram.a", "60%"), ("vram.b", "60%"), ("containers", "separate")], &["a", "b"], ("2x60%", 2)),
         (&[("vram.a", "2x8Gi"), ("vram.b", "4Gi")], &["a", "b"], ("12Gi+8Gi", 2)),
     ];
     for (annotations, containers, (display, slots)) in cases {

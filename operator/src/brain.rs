@@ -15,7 +15,8 @@ use crate::heartbeats::Pulse;
 use crate::metrics::Figures;
 use crate::picture::answer;
 use crate::placeholders::Placeholders;
-use crate::plan::{Act, Planning, plan};
+use crate::plan::{Act, Lately, Planning, plan};
+use crate::status;
 use crate::watch::{Kind, News};
 use crate::world::{Key, NodeInfo, World, key};
 use crate::writes::{Seen, Writer};
@@ -28,6 +29,8 @@ const IDLE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(1000);
 /// A write whose effect was not seen after so long is planned again.
 const FORGOTTEN: Duration = Duration::from_secs(5);
+/// The place in the queue and other numbers of a waiting lease are written once in so long.
+const NUMBERS: Duration = Duration::from_secs(1);
 /// So many writes at once.
 const WRITES: usize = 64;
 
@@ -47,6 +50,8 @@ pub struct Brain {
     relisted: BTreeMap<Kind, BTreeSet<Key>>,
     under_way: BTreeMap<(&'static str, Key), Under>,
     refused: BTreeMap<Key, (u32, Instant)>,
+    told: BTreeMap<Key, Instant>,
+    redis_answered: Option<bool>,
     planning: Planning,
     writer: Writer,
     placeholders: Placeholders,
@@ -73,6 +78,8 @@ impl Brain {
             relisted: BTreeMap::new(),
             under_way: BTreeMap::new(),
             refused: BTreeMap::new(),
+            told: BTreeMap::new(),
+            redis_answered: None,
             planning,
             writer,
             placeholders,
@@ -90,7 +97,12 @@ impl Brain {
                 () = shutdown.cancelled() => return,
                 Some(piece) = news.recv() => self.take_in(piece),
                 Some((object, outcome)) = finished.recv() => self.written(&object, outcome),
-                changed = pulse.changed() => if changed.is_ok() { self.world.suspects = pulse.borrow_and_update().suspects.clone() },
+                changed = pulse.changed() => if changed.is_ok() {
+                    let pulse = pulse.borrow_and_update().clone();
+                    self.figures.redis(pulse.redis_answers);
+                    self.tell_of_redis(pulse.redis_answers);
+                    self.world.suspects = pulse.suspects;
+                },
                 () = tokio::time::sleep_until(wake) => {}
             }
             let gathered = Instant::now() + GATHER;
@@ -114,19 +126,16 @@ impl Brain {
                 self.echo("pod", &key(pod.as_ref()), pod.metadata.resource_version.as_deref());
                 self.world.pod(*pod);
             }
-            News::NoPod(pod) => self.world.no_pod(&key(pod.as_ref())),
             News::Node(node) => {
                 let name = node.metadata.name.clone().unwrap_or_default();
                 self.seen(Kind::Nodes, name.clone());
                 self.world.nodes.insert(name, NodeInfo::from(node.as_ref()));
             }
-            News::NoNode(node) => drop(self.world.nodes.remove(&node.metadata.name.unwrap_or_default())),
             News::Memory(node) => {
                 let name = node.metadata.name.clone().unwrap_or_default();
                 self.seen(Kind::Memory, name.clone());
                 self.world.memory.insert(name, *node);
             }
-            News::NoMemory(node) => drop(self.world.memory.remove(&node.metadata.name.unwrap_or_default())),
             News::Lease(lease) => {
                 let key = key(lease.as_ref());
                 self.seen(Kind::Leases, key.clone());
@@ -134,15 +143,33 @@ impl Brain {
                 self.note_refusal(&key, &lease);
                 self.world.leases.insert(key, *lease);
             }
-            News::NoLease(lease) => {
-                let key = key(lease.as_ref());
+            News::Gone(Kind::Pods, key) => self.world.no_pod(&key),
+            News::Gone(Kind::Nodes, key) => drop(self.world.nodes.remove(&key)),
+            News::Gone(Kind::Memory, key) => drop(self.world.memory.remove(&key)),
+            News::Gone(Kind::Leases, key) => {
                 self.refused.remove(&key);
+                self.told.remove(&key);
                 self.world.leases.remove(&key);
             }
+            News::Unreadable(kind, key) => self.seen(kind, key),
             News::Ram(lease) => self.placeholders.ram(&lease),
             News::Model(load) => self.placeholders.model(&load),
+            News::Closed(closed) => {
+                if closed && !self.world.closed {
+                    warn!("admission is closed: an uninstall has begun, and no lease begins any more");
+                }
+                self.world.closed = closed;
+            }
             News::Again(kind) => drop(self.relisted.insert(kind, BTreeSet::new())),
             News::Told(kind) => self.told(kind),
+        }
+    }
+
+    /// Once when it changes; its first answer is no news.
+    fn tell_of_redis(&mut self, answers: bool) {
+        if self.redis_answered.replace(answers).is_some_and(|before| before != answers) {
+            let writer = self.writer.clone();
+            tokio::spawn(async move { writer.tell_of_redis(answers).await });
         }
     }
 
@@ -188,15 +215,17 @@ impl Brain {
     }
 
     fn note_refusal(&mut self, key: &Key, lease: &memboss_crds::VramLease) {
-        match answer(lease).filter(|allocation| allocation.state == AllocationState::Refused) {
+        let not_taken = |state| matches!(state, AllocationState::Refused | AllocationState::Waiting);
+        match answer(lease).filter(|allocation| not_taken(allocation.state)) {
             Some(allocation) => {
                 let news = self.refused.get(key).is_none_or(|(attempt, _)| *attempt != allocation.attempt);
                 if news {
+                    self.figures.not_taken(allocation.reason.as_deref().unwrap_or("Unknown"));
                     info!(
                         lease = key,
                         reason = allocation.reason,
                         message = allocation.message,
-                        "an agent refused a placement"
+                        "an agent did not take a placement, or took it back"
                     );
                     self.refused.insert(key.clone(), (allocation.attempt, Instant::now() + PAUSE));
                 }
@@ -241,11 +270,14 @@ impl Brain {
             return now + IDLE;
         }
         self.under_way.retain(|_, under| now.duration_since(under.since) < FORGOTTEN);
-        let paused: BTreeSet<Key> =
-            self.refused.iter().filter(|(_, (_, until))| *until > now).map(|(key, _)| key.clone()).collect();
+        self.told.retain(|_, at| now.duration_since(*at) < NUMBERS);
+        let lately = Lately {
+            refused: self.refused.iter().filter(|(_, (_, until))| *until > now).map(|(key, _)| key.clone()).collect(),
+            told: self.told.keys().cloned().collect(),
+        };
         let time = Timestamp::now();
         let began = std::time::Instant::now();
-        let (acts, wake) = plan(&self.world, &self.planning, &paused, time);
+        let (acts, wake) = plan(&self.world, &self.planning, &lately, time);
         self.figures.planned(&self.world, began.elapsed());
         let mut next = now + IDLE;
         for act in acts {
@@ -261,6 +293,9 @@ impl Brain {
         if let Some(until) = self.refused.values().map(|(_, until)| *until).filter(|until| *until > now).min() {
             next = next.min(until);
         }
+        if let Some(told) = self.told.values().min() {
+            next = next.min(*told + NUMBERS);
+        }
         if let Some(soonest) = self.under_way.values().map(|under| under.since + FORGOTTEN).min() {
             next = next.min(soonest);
         }
@@ -274,6 +309,13 @@ impl Brain {
     fn carry_out(&mut self, act: Act, object: (&'static str, Key), done: &mpsc::Sender<Done>) {
         debug!(?act, "acting");
         self.figures.acted(&act);
+        if let Act::Say(key, said) = &act {
+            self.told.insert(key.clone(), Instant::now());
+            if let Some((class, waited)) = self.world.leases.get(key).and_then(|lease| status::first_wait(lease, said))
+            {
+                self.figures.waited(class, waited);
+            }
+        }
         let seen = Seen::of(&self.world, &act);
         let version = match object.0 {
             "pod" => self.world.pods.get(&object.1).and_then(|pod| pod.metadata.resource_version.clone()),

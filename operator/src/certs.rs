@@ -14,8 +14,8 @@ use serde_json::json;
 
 /// The Secret.
 const SECRET: &str = "memboss-webhook-cert";
-/// The configuration that trusts the CA.
-const WEBHOOK: &str = "memboss";
+/// The configuration that trusts the CA. An uninstall takes all webhooks out of it.
+pub const WEBHOOK: &str = "memboss";
 /// How long a certificate is valid.
 const LIFE: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// With less than this left it is renewed.
@@ -65,20 +65,20 @@ pub async fn current(client: &Client, namespace: &str, service: &str) -> Result<
     anyhow::bail!("Secret memboss-webhook-cert changes too fast to be used")
 }
 
-/// Tells the API server which CAs to trust for the webhook.
+/// Tells the API server which CAs to trust for the webhook; whether that was news to it.
 ///
 /// # Errors
 /// When the configuration cannot be read or written.
-pub async fn publish(client: &Client, identity: &Identity) -> Result<()> {
+pub async fn publish(client: &Client, identity: &Identity) -> Result<bool> {
     let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
     let Some(present) = api.get_opt(WEBHOOK).await.context("failed to read MutatingWebhookConfiguration memboss")?
     else {
-        return Ok(());
+        return Ok(false);
     };
     let bundle = ByteString(identity.trusted.clone().into_bytes());
     let webhooks = present.webhooks.unwrap_or_default();
     if webhooks.iter().all(|hook| hook.client_config.ca_bundle.as_ref() == Some(&bundle)) {
-        return Ok(());
+        return Ok(false);
     }
     let patch: Vec<_> = (0..webhooks.len())
         .map(|at| json!({ "op": "add", "path": format!("/webhooks/{at}/clientConfig/caBundle"), "value": bundle }))
@@ -88,7 +88,7 @@ pub async fn publish(client: &Client, identity: &Identity) -> Result<()> {
     api.patch(WEBHOOK, &parameters, &Patch::<()>::Json(patch))
         .await
         .context("failed to tell the API server the webhook's CA")?;
-    Ok(())
+    Ok(true)
 }
 
 fn text(secret: &Secret, name: &str) -> Option<String> {

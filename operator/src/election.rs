@@ -79,7 +79,7 @@ pub async fn lead(client: &Client, namespace: &str, me: &str, shutdown: &Shutdow
     let api = Api::<Lease>::namespaced(client.clone(), namespace);
     let mut observed = Observed::default();
     loop {
-        match attempt(&api, me, &mut observed).await {
+        match attempt(client, &api, me, &mut observed).await {
             Ok(Some(held)) => {
                 let number = epoch_of(&held);
                 let incarnation = incarnation(client, namespace).await?;
@@ -97,9 +97,12 @@ pub async fn lead(client: &Client, namespace: &str, me: &str, shutdown: &Shutdow
     }
 }
 
-async fn attempt(api: &Api<Lease>, me: &str, observed: &mut Observed) -> Result<Option<Lease>> {
+async fn attempt(client: &Client, api: &Api<Lease>, me: &str, observed: &mut Observed) -> Result<Option<Lease>> {
     let Some(mut lease) = api.get_opt(NAME).await? else {
         let mut lease = Lease { metadata: ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() }, spec: None };
+        let namespace = api.namespace().unwrap_or_default();
+        let known = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(INCARNATION).await?;
+        lease.annotations_mut().insert(EPOCH.into(), count_begins(known.is_some(), Timestamp::now()).to_string());
         take(&mut lease, me);
         return won(api.create(&PostParams::default(), &lease).await);
     };
@@ -133,6 +136,12 @@ fn take(lease: &mut Lease, me: &str) {
     spec.renew_time = Some(MicroTime(Timestamp::now()));
 }
 
+/// Where counting begins when there is no Lease: at nothing in a new installation. In one that is known already somebody deleted the Lease, and agents
+/// refuse what they have passed; the calendar's seconds are more than any count has reached. No other count rests on a clock.
+fn count_begins(known: bool, now: Timestamp) -> u64 {
+    if known { u64::try_from(now.as_second()).unwrap_or(0) } else { 0 }
+}
+
 fn epoch_of(lease: &Lease) -> u64 {
     lease.annotations().get(EPOCH).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
@@ -154,28 +163,50 @@ async fn keep(api: Api<Lease>, mut held: Lease, shutdown: Shutdown) {
         if let Some(spec) = held.spec.as_mut() {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }
-        match tokio::time::timeout(RENEW_WITHIN, api.replace(NAME, &PostParams::default(), &held)).await {
-            Ok(Ok(lease)) => {
-                held = lease;
-                good = Instant::now();
+        // Others count from when it was written, so it is counted here from before that, and no answer is waited for any longer.
+        let asked = Instant::now();
+        match tokio::time::timeout_at(good + RENEW_WITHIN, renew(&api, &held)).await {
+            Ok(Renewed::Yes(lease)) => {
+                held = *lease;
+                good = asked;
             }
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
-                // Our own renewal may have arrived though its answer did not.
-                match api.get(NAME).await {
-                    Ok(now) if holder(&now) == holder(&held) => held = now,
-                    Ok(now) => {
-                        warn!(holder = holder(&now), "another process leads");
-                        return;
-                    }
-                    Err(_) => {}
-                }
+            Ok(Renewed::Arrived(lease)) => held = *lease,
+            Ok(Renewed::Lost(holder)) => {
+                warn!(holder, "another process leads");
+                return;
             }
-            _ => {}
+            Ok(Renewed::Unknown) | Err(_) => {}
         }
-        if good.elapsed() > RENEW_WITHIN {
+        if good.elapsed() >= RENEW_WITHIN {
             warn!("leadership could not be renewed");
             return;
         }
+    }
+}
+
+/// What came of a renewal.
+enum Renewed {
+    /// It is written.
+    Yes(Box<Lease>),
+    /// An earlier one had arrived though its answer did not: to be written again on this version.
+    Arrived(Box<Lease>),
+    /// Somebody else holds it.
+    Lost(Option<String>),
+    /// No answer that says anything.
+    Unknown,
+}
+
+async fn renew(api: &Api<Lease>, held: &Lease) -> Renewed {
+    match api.replace(NAME, &PostParams::default(), held).await {
+        Ok(lease) => Renewed::Yes(Box::new(lease)),
+        Err(kube::Error::Api(status)) if status.code == 409 => match api.get(NAME).await {
+            Ok(now) if holder(&now) == holder(held) => Renewed::Arrived(Box::new(now)),
+            Ok(now) => Renewed::Lost(holder(&now).map(ToOwned::to_owned)),
+            Err(_) => Renewed::Unknown,
+        },
+        // Deleted by somebody: it is made again by whoever is first, this process started anew included.
+        Err(kube::Error::Api(status)) if status.code == 404 => Renewed::Lost(None),
+        Err(_) => Renewed::Unknown,
     }
 }
 
@@ -237,5 +268,11 @@ mod tests {
         take(&mut taken, "b");
         assert_eq!(epoch_of(&taken), 2, "also by the same holder");
         assert_eq!(Observed::default().look(&taken, "b", Instant::now()), Step::Renew);
+    }
+
+    #[test]
+    fn a_count_that_was_lost_goes_on_above_all_that_agents_may_have_seen() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        assert_eq!((count_begins(false, now), count_begins(true, now)), (0, 1_800_000_000));
     }
 }

@@ -26,9 +26,9 @@ impl Eligible {
     }
 }
 
-/// Looks at every node that has an agent. `promised` is what pods take that are placed but not bound yet.
+/// Looks at every node that has an agent. `taken` is what other pods have of each, those included that are on their way there.
 #[must_use]
-pub fn eligible(world: &World, promised: &BTreeMap<String, Amounts>, pod: &Pod) -> Eligible {
+pub fn eligible(world: &World, taken: &BTreeMap<String, Amounts>, pod: &Pod) -> Eligible {
     let mut found = Eligible::default();
     let Some(spec) = pod.spec.as_ref() else { return found };
     let need = requests(spec);
@@ -36,8 +36,7 @@ pub fn eligible(world: &World, promised: &BTreeMap<String, Amounts>, pod: &Pod) 
         let why = match world.nodes.get(name) {
             None => Some("not a node of the cluster".to_owned()),
             Some(node) => unfit(name, node, pod).or_else(|| {
-                let used = world.usage.values().filter(|(on, _)| on == name).map(|(_, amounts)| *amounts);
-                let used = used.chain(promised.get(name).copied()).fold(Amounts::default(), Amounts::plus);
+                let used = taken.get(name).copied().unwrap_or_default();
                 used.plus(need).lacking(node.allocatable).map(|what| format!("insufficient {what}"))
             }),
         };
@@ -174,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_promised_counts_as_used_and_the_sentence_says_what_lacks() {
+    fn what_is_taken_counts_and_the_sentence_says_what_lacks() {
         let pod: Pod = serde_json::from_value(
             json!({ "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": "1500m" } } }] } }),
         )
         .unwrap();
-        let promised = [("a".to_owned(), Amounts { cpu: 1000, ..Amounts::default() })].into();
-        let found = eligible(&world(), &promised, &pod);
+        let taken = [("a".to_owned(), Amounts { cpu: 1000, ..Amounts::default() })].into();
+        let found = eligible(&world(), &taken, &pod);
         assert!(found.nodes.is_empty());
         assert!(
             found.sentence().contains("1 insufficient cpu") && found.sentence().contains("taint gpu"),

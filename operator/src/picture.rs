@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt as _;
 use memboss_core::{
     Closed, Demand, EndReason, Engine, GpuFacts, GpuModel, GpuSelector, GpuUuid, LeaseId, LeaseRecord, Mib, Moment,
     NodeFacts, NodeName, NodeSelector, Notice, Phase, Placement, Policy, Request, Slot, Span, Token,
@@ -12,12 +11,13 @@ use memboss_core::{
 use memboss_crds::{Allocation, AllocationState, Health, MemoryNode, VramLease, gpu_share, parse_mib};
 
 use crate::eligibility::{Eligible, eligible};
-use crate::world::{Amounts, Key, World, gate, requests};
+use crate::world::{Amounts, Key, World, gate, is_over, requests};
 
 /// How a lease stands, read from its object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
     /// Not placed, or placed and refused: to be placed.
+    #[default]
     Queued,
     /// Placed; the agent has not answered.
     Asked,
@@ -51,6 +51,29 @@ pub fn standing(lease: &VramLease) -> Standing {
     }
 }
 
+/// How a lease stands in this world: as its object says, unless what that says can come true no longer.
+#[must_use]
+pub fn stands(world: &World, lease: &VramLease) -> Standing {
+    let by_itself = standing(lease);
+    let Some(placed) = lease.status.as_ref().and_then(|status| status.placement.as_ref()) else { return by_itself };
+    // A pod behind its gate has started nowhere: whatever became of one placement, there can be another.
+    let waits_at_gate = lease.metadata.deletion_timestamp.is_none()
+        && world
+            .pod_of(lease)
+            .is_some_and(|pod| is_gated(pod) && !is_over(pod) && pod.metadata.deletion_timestamp.is_none());
+    let node = world.nodes.get(&placed.node);
+    let silent = world.suspects.contains(&placed.node) || node.is_none_or(|node| !node.ready);
+    let timed_out = || answer(lease).is_some_and(|allocation| allocation.state == AllocationState::Waiting);
+    let ended = || lease.status.as_ref().and_then(|status| status.phase) == Some(memboss_crds::LeasePhase::Ended);
+    match by_itself {
+        Standing::Asked if waits_at_gate && silent => Standing::Queued,
+        Standing::Held if waits_at_gate && (node.is_none() || timed_out()) => Standing::Queued,
+        // Drained or preempted before its pod could start.
+        Standing::Over if waits_at_gate && !ended() => Standing::Queued,
+        _ => by_itself,
+    }
+}
+
 /// The picture, and what was left out of it.
 #[derive(Debug)]
 pub struct Picture {
@@ -78,10 +101,10 @@ pub fn paint(world: &World, paused: &BTreeSet<Key>, now: Moment) -> Picture {
             picture.engine.set_node(&facts);
         }
     }
-    let promised = promised(world);
+    let taken = taken(world);
     let mut queued = Vec::new();
     for (key, lease) in &world.leases {
-        let outcome = match standing(lease) {
+        let outcome = match stands(world, lease) {
             Standing::Over => Ok(()),
             Standing::Held => held(&mut picture.engine, key, lease, now),
             Standing::Asked => asked(&mut picture.engine, key, lease, now),
@@ -99,7 +122,11 @@ pub fn paint(world: &World, paused: &BTreeSet<Key>, now: Moment) -> Picture {
             continue;
         }
         let Some(pod) = world.pod_of(lease) else { continue };
-        let found = eligible(world, &promised, pod);
+        // Memory is not kept for who may not come yet: others hold its pod back too.
+        if gate(pod).is_none_or(|(_, gates)| gates > 1) {
+            continue;
+        }
+        let found = eligible(world, &taken, pod);
         let submitted = request(key, lease).and_then(|mut request| {
             request.nodes =
                 NodeSelector::Only(found.nodes.iter().filter_map(|n| NodeName::new(n.clone()).ok()).collect());
@@ -113,22 +140,28 @@ pub fn paint(world: &World, paused: &BTreeSet<Key>, now: Moment) -> Picture {
     picture
 }
 
-/// What pods take that are placed and not bound yet, by node.
-fn promised(world: &World) -> BTreeMap<String, Amounts> {
-    let mut promised: BTreeMap<String, Amounts> = BTreeMap::new();
+/// What is taken of each node: by pods that are bound there, and by those that are placed there and not bound yet.
+fn taken(world: &World) -> BTreeMap<String, Amounts> {
+    let mut taken: BTreeMap<String, Amounts> = BTreeMap::new();
+    let mut add = |node: &str, amounts: Amounts| match taken.get_mut(node) {
+        Some(sum) => *sum = sum.plus(amounts),
+        None => drop(taken.insert(node.to_owned(), amounts)),
+    };
+    for (node, amounts) in world.usage.values() {
+        add(node, *amounts);
+    }
     for lease in world.leases.values() {
         let placed = lease.status.as_ref().and_then(|status| status.placement.as_ref());
         let (Some(placed), Some(pod)) = (placed, world.pod_of(lease)) else { continue };
         let bound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
         if !bound
-            && matches!(standing(lease), Standing::Asked | Standing::Held)
+            && matches!(stands(world, lease), Standing::Asked | Standing::Held)
             && let Some(spec) = pod.spec.as_ref()
         {
-            let sum = promised.entry(placed.node.clone()).or_default();
-            *sum = sum.plus(requests(spec));
+            add(&placed.node, requests(spec));
         }
     }
-    promised
+    taken
 }
 
 fn node_facts(world: &World, name: &str, node: &MemoryNode) -> Option<NodeFacts> {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use memboss_core::{Decision, EndReason, LeaseId, Moment};
 use memboss_crds::{
@@ -14,12 +14,17 @@ use serde_json::Value;
 
 use crate::annotations;
 use crate::leases::{lease_for, name_for, open_gate, owner_of};
-use crate::picture::{Picture, Standing, answer, is_gated, moment, paint, standing};
+use crate::picture::{Picture, Standing, answer, is_gated, moment, paint, stands};
 use crate::status::{self, Context};
 use crate::world::{Key, World, is_over, key};
 
 /// Only so many places in the queue are told: each change of the front would move all of them.
 const TOLD_PLACES: usize = 100;
+/// A pod whose reservation timed out and that has not got its memory back after so long is made anew by its controller.
+const COMES_BY: SignedDuration = SignedDuration::from_secs(120);
+/// The seconds that a pod always gets between SIGTERM and SIGKILL, and the most that it gets while others wait for its memory.
+const LEAST_GRACE: u32 = 1;
+const LONGEST_GRACE: u32 = 30;
 
 /// Something to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +66,15 @@ impl Act {
     }
 }
 
+/// What was done or heard just now, so that it is not done again at once.
+#[derive(Clone, Debug, Default)]
+pub struct Lately {
+    /// Leases whose placement was refused: they wait a moment, so that what refused them can be seen first.
+    pub refused: BTreeSet<Key>,
+    /// Leases whose status was written: numbers alone are not written again yet.
+    pub told: BTreeSet<Key>,
+}
+
 /// Settings of planning.
 #[derive(Clone, Debug)]
 pub struct Planning {
@@ -70,21 +84,25 @@ pub struct Planning {
     pub history: std::time::Duration,
 }
 
-/// Plans. `paused`: leases that were refused just now.
+/// Plans.
 #[must_use]
-pub fn plan(world: &World, planning: &Planning, paused: &BTreeSet<Key>, now: Timestamp) -> (Vec<Act>, Option<Moment>) {
+pub fn plan(world: &World, planning: &Planning, lately: &Lately, now: Timestamp) -> (Vec<Act>, Option<Moment>) {
     let at = moment(Some(now));
-    let mut picture = paint(world, paused, at);
-    let decisions = picture.engine.decide(at);
+    let mut picture = paint(world, &lately.refused, at);
+    let mut decisions = picture.engine.decide(at);
     let mut acts = Vec::new();
-    new_leases(world, &mut acts);
+    if world.closed {
+        decisions.clear();
+    } else {
+        new_leases(world, &mut acts);
+    }
     let placed = placements(world, planning, decisions, &mut acts);
     let places = places(&picture);
     for (key, lease) in &world.leases {
         if placed.contains(key) {
             continue;
         }
-        lease_acts(world, &picture, &places, key, lease, planning, now, &mut acts);
+        lease_acts(world, &picture, &places, key, lease, planning, lately, now, &mut acts);
     }
     (acts, picture.engine.next_wake().filter(|wake| wake.millis() < u64::MAX / 8))
 }
@@ -154,7 +172,7 @@ fn placements(world: &World, planning: &Planning, decisions: Vec<Decision>, acts
             Decision::Claim { lease, placement, victims } => (lease, placement, victims),
             _ => continue,
         };
-        let Some(lease) = world.leases.get(id.as_str()).filter(|lease| standing(lease) == Standing::Queued) else {
+        let Some(lease) = world.leases.get(id.as_str()).filter(|lease| stands(world, lease) == Standing::Queued) else {
             continue;
         };
         let before =
@@ -190,13 +208,17 @@ fn lease_acts(
     key: &Key,
     lease: &VramLease,
     planning: &Planning,
+    lately: &Lately,
     now: Timestamp,
     acts: &mut Vec<Act>,
 ) {
     let pod = world.pod_of(lease);
     let pod_is_over = pod.is_none_or(is_over);
     let placed = lease.status.as_ref().and_then(|status| status.placement.as_ref());
+    let standing = stands(world, lease);
     let context = Context {
+        standing,
+        other_gates: pod.map(other_gates).unwrap_or_default(),
         view: LeaseId::new(key.clone()).ok().and_then(|id| picture.engine.lease(&id)),
         position: places.get(key).copied(),
         nowhere: picture
@@ -211,16 +233,17 @@ fn lease_acts(
     };
     let old = lease.status.clone().unwrap_or_default();
     let desired = status::desired(lease, &context, now);
-    if !status::says_the_same(&old, &desired) {
+    let later = lately.told.contains(key) && status::differs_in_numbers_only(&old, &desired);
+    if !status::says_the_same(&old, &desired) && !later {
         acts.push(Act::Say(key.clone(), Box::new(desired)));
         return;
     }
     if old.phase == Some(LeasePhase::Ended) {
-        ended_acts(key, lease, planning, now, acts);
+        ended_acts(key, lease, pod, planning, now, acts);
         return;
     }
     let placed_and_wanted = placed.is_some_and(|placed| placed.withdrawn.is_none());
-    if pod_is_over && placed_and_wanted && matches!(standing(lease), Standing::Asked | Standing::Held) {
+    if pod_is_over && placed_and_wanted && matches!(standing, Standing::Asked | Standing::Held) {
         let reason = if pod.is_some() { EndReason::Exited } else { EndReason::Deleted };
         acts.push(Act::Withdraw(key.clone(), reason));
         return;
@@ -229,30 +252,77 @@ fn lease_acts(
         // Held back there: a pod that came now would fail for good (its device plugin is away) or be sent off again.
         let held =
             world.memory.get(&placed.node).and_then(|node| node.status.as_ref()).is_some_and(|s| s.hold.is_some());
-        pod_acts(pod, placed, allocation, held, acts);
+        let overdue = status::timed_out_since(&old).is_some_and(|since| now.duration_since(since) > COMES_BY);
+        pod_acts(pod, placed, allocation, held, overdue, acts);
     }
 }
 
-fn pod_acts(pod: &Pod, placed: &Placement, allocation: &memboss_crds::Allocation, held: bool, acts: &mut Vec<Act>) {
+fn pod_acts(
+    pod: &Pod,
+    placed: &Placement,
+    allocation: &memboss_crds::Allocation,
+    held: bool,
+    overdue: bool,
+    acts: &mut Vec<Act>,
+) {
     let going = pod.metadata.deletion_timestamp.is_some();
+    if is_over(pod) {
+        return;
+    }
     match allocation.state {
         AllocationState::Reserved | AllocationState::Active if is_gated(pod) && !going && !held => {
             if let Some(patch) = open_gate(pod, &placed.node) {
                 acts.push(Act::OpenGate(key(pod), patch));
             }
         }
-        AllocationState::Stopping if !going && !is_over(pod) => {
+        // It runs nowhere yet: it is placed again when this placement is over.
+        AllocationState::Stopping if is_gated(pod) => {}
+        AllocationState::Stopping => {
             let reason = allocation.reason.as_deref().and_then(EndReason::from_name).unwrap_or(EndReason::Preempted);
-            // Whoever exits by itself needs no push.
-            if !matches!(reason, EndReason::Exited | EndReason::Released) {
+            // Whoever exits by itself needs no push; one that goes too slowly for those who wait does.
+            let pushed = !matches!(reason, EndReason::Exited | EndReason::Released);
+            if pushed && (!going || goes_slowly(pod, reason)) {
                 acts.push(Act::Evict(key(pod), reason));
             }
+        }
+        // Bound to a node that gave its memory to others. Whoever made it makes another, which can go elsewhere; nobody would make a bare one again.
+        AllocationState::Waiting if overdue && !going && !is_gated(pod) && owner_of(pod).is_some() => {
+            acts.push(Act::Evict(key(pod), EndReason::Expired));
         }
         _ => {}
     }
 }
 
-fn ended_acts(key: &Key, lease: &VramLease, planning: &Planning, now: Timestamp, acts: &mut Vec<Act>) {
+/// The seconds between SIGTERM and SIGKILL for a pod that ends for that reason: its own, and no more than these where others wait for its memory.
+#[must_use]
+pub fn grace_for(pod: &Pod, reason: EndReason) -> u32 {
+    let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    let own = own.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(LONGEST_GRACE);
+    // A forced deletion would free the pod's units before the kubelet has freed them.
+    let own = own.max(LEAST_GRACE);
+    if matches!(reason, EndReason::Preempted | EndReason::OverLease) { own.min(LONGEST_GRACE) } else { own }
+}
+
+/// Whether it is being deleted with more time than it would get for that reason.
+fn goes_slowly(pod: &Pod, reason: EndReason) -> bool {
+    let given = pod.metadata.deletion_grace_period_seconds.and_then(|seconds| u32::try_from(seconds).ok());
+    given.is_some_and(|given| given > grace_for(pod, reason))
+}
+
+/// The names of the pod's gates that are not ours.
+fn other_gates(pod: &Pod) -> Vec<String> {
+    let gates = pod.spec.iter().flat_map(|spec| spec.scheduling_gates.iter().flatten());
+    gates.map(|gate| gate.name.clone()).filter(|name| name != memboss_crds::GATE).collect()
+}
+
+fn ended_acts(
+    key: &Key,
+    lease: &VramLease,
+    pod: Option<&Pod>,
+    planning: &Planning,
+    now: Timestamp,
+    acts: &mut Vec<Act>,
+) {
     if lease.metadata.deletion_timestamp.is_some() {
         if lease.finalizers().iter().any(|finalizer| finalizer == memboss_crds::FINALIZER) {
             acts.push(Act::Release(key.clone()));
@@ -261,7 +331,9 @@ fn ended_acts(key: &Key, lease: &VramLease, planning: &Planning, now: Timestamp,
     }
     let ended = lease.status.as_ref().and_then(|status| status.ended_at.as_ref()).map(|time| time.0);
     let age = ended.map_or(0, |ended| now.duration_since(ended).as_secs());
-    if u64::try_from(age).unwrap_or(0) >= planning.history.as_secs() {
+    // A pod that still waits at its gate needs a lease: the ended one makes way for it.
+    let waits = pod.is_some_and(|pod| is_gated(pod) && !is_over(pod) && pod.metadata.deletion_timestamp.is_none());
+    if waits || u64::try_from(age).unwrap_or(0) >= planning.history.as_secs() {
         acts.push(Act::Forget(key.clone()));
     }
 }

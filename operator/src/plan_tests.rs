@@ -48,7 +48,7 @@ fn pod(name: &str, vram: &str, class: &str) -> Pod {
 }
 
 fn acts(world: &World) -> Vec<Act> {
-    plan(world, &planning(), &BTreeSet::new(), now()).0
+    plan(world, &planning(), &Lately::default(), now()).0
 }
 
 /// Does what was planned, as the API server would.
@@ -163,8 +163,8 @@ fn a_refused_lease_is_placed_again_with_another_attempt_once_its_pause_is_over()
     settle(&mut world);
     let lease = lease_of(&world, "a");
     agent_says(&mut world, &lease, AllocationState::Refused);
-    let paused = BTreeSet::from([lease.clone()]);
-    let (while_paused, _) = plan(&world, &planning(), &paused, now());
+    let lately = Lately { refused: BTreeSet::from([lease.clone()]), ..Lately::default() };
+    let (while_paused, _) = plan(&world, &planning(), &lately, now());
     assert!(!while_paused.iter().any(|act| matches!(act, Act::Place(..))), "{while_paused:?}");
     let again = acts(&world);
     assert!(again.iter().any(|act| matches!(act, Act::Place(_, placement) if placement.attempt == 2)), "{again:?}");
@@ -248,4 +248,193 @@ fn where_a_pod_cannot_run_it_is_not_placed_and_the_reason_says_so() {
     assert!(said.placement.is_none());
     assert_eq!(said.why.as_deref(), Some("NoEligibleNode"));
     assert!(said.message.unwrap().contains("cordoned"));
+}
+
+fn second_node(world: &mut World) {
+    let mut node = world.memory["node1"].clone();
+    node.metadata.name = Some("node2".into());
+    node.status.as_mut().unwrap().gpus[0].uuid = "GPU-second".into();
+    world.memory.insert("node2".into(), node);
+    let info = world.nodes["node1"].clone();
+    world.nodes.insert("node2".into(), info);
+}
+
+fn placed_on(world: &World, lease: &str) -> (String, u32) {
+    let placed = world.leases[lease].status.as_ref().unwrap().placement.clone().unwrap();
+    (placed.node, placed.attempt)
+}
+
+#[test]
+fn a_lease_whose_node_does_not_answer_goes_to_another_and_stays_where_there_is_none() {
+    let mut world = world(1);
+    world.pod(pod("a", "8Gi", "normal"));
+    settle(&mut world);
+    let lease = lease_of(&world, "a");
+    world.suspects.insert("node1".into());
+    settle(&mut world);
+    assert_eq!(placed_on(&world, &lease), ("node1".into(), 1), "nobody else could take it: its answer may come yet");
+    second_node(&mut world);
+    settle(&mut world);
+    assert_eq!(placed_on(&world, &lease), ("node2".into(), 2));
+}
+
+#[test]
+fn a_reserved_lease_whose_node_is_deleted_before_its_pod_could_start_goes_to_another() {
+    let mut world = world(1);
+    world.pod(pod("a", "8Gi", "normal"));
+    settle(&mut world);
+    let lease = lease_of(&world, "a");
+    agent_says(&mut world, &lease, AllocationState::Reserved);
+    second_node(&mut world);
+    world.nodes.remove("node1");
+    world.memory.remove("node1");
+    settle(&mut world);
+    assert_eq!(placed_on(&world, &lease), ("node2".into(), 2));
+}
+
+#[test]
+fn a_lease_that_was_drained_before_its_pod_could_start_is_placed_again_and_its_pod_is_not_evicted() {
+    let mut world = world(1);
+    world.pod(pod("a", "8Gi", "normal"));
+    settle(&mut world);
+    let lease = lease_of(&world, "a");
+    world.memory.get_mut("node1").unwrap().spec.drain = true;
+    agent_says(&mut world, &lease, AllocationState::Stopping);
+    assert!(!settle(&mut world).iter().any(|act| matches!(act, Act::Evict(..) | Act::OpenGate(..))));
+    second_node(&mut world);
+    world.memory.get_mut("node2").unwrap().spec.drain = false;
+    agent_says(&mut world, &lease, AllocationState::Ended);
+    settle(&mut world);
+    assert_eq!(placed_on(&world, &lease), ("node2".into(), 2));
+}
+
+#[test]
+fn an_ended_lease_makes_way_for_another_while_its_pod_waits_at_the_gate() {
+    let mut world = world(1);
+    world.pod(pod("a", "30Gi", "normal"));
+    settle(&mut world);
+    let lease = lease_of(&world, "a");
+    world.leases.get_mut(&lease).unwrap().annotations_mut().insert(FORCE_END.into(), "yes".into());
+    assert!(settle_but_for_forgetting(&mut world));
+}
+
+/// Whether it comes to forgetting the lease at once, though its history is young.
+fn settle_but_for_forgetting(world: &mut World) -> bool {
+    let next = acts(world);
+    carry_out(world, next);
+    acts(world).iter().any(|act| matches!(act, Act::Forget(_)))
+}
+
+#[test]
+fn memory_is_not_kept_for_a_pod_that_others_hold_back() {
+    let mut world = world(1);
+    let mut held_back = pod("a", "8Gi", "normal");
+    let gates = held_back.spec.as_mut().unwrap().scheduling_gates.as_mut().unwrap();
+    gates.push(serde_json::from_value(json!({ "name": "kueue.x-k8s.io/admission" })).unwrap());
+    world.pod(held_back.clone());
+    settle(&mut world);
+    let lease = lease_of(&world, "a");
+    let said = world.leases[&lease].status.clone().unwrap();
+    assert_eq!((said.placement, said.why.as_deref()), (None, Some("OtherGates")));
+    assert!(said.message.unwrap().contains("kueue.x-k8s.io/admission"));
+    held_back.spec.as_mut().unwrap().scheduling_gates.as_mut().unwrap().pop();
+    world.pod(held_back);
+    settle(&mut world);
+    assert_eq!(placed_on(&world, &lease).0, "node1");
+}
+
+/// A pod that is bound, whose reservation nobody came for in time.
+fn timed_out(world: &mut World, mut pod: Pod) -> Key {
+    let name = pod.name_any();
+    world.pod(pod.clone());
+    settle(world);
+    let lease = lease_of(world, &name);
+    agent_says(world, &lease, AllocationState::Reserved);
+    settle(world);
+    pod.spec.as_mut().unwrap().scheduling_gates = None;
+    pod.spec.as_mut().unwrap().node_name = Some("node1".into());
+    world.pod(pod);
+    agent_says(world, &lease, AllocationState::Waiting);
+    settle(world);
+    lease
+}
+
+#[test]
+fn a_bound_pod_whose_reservation_timed_out_is_made_anew_by_its_controller_after_a_while() {
+    let mut world = world(1);
+    let lease = timed_out(&mut world, pod("a", "8Gi", "normal"));
+    assert_eq!(world.leases[&lease].status.as_ref().unwrap().why.as_deref(), Some("ReservationTimedOut"));
+    assert!(acts(&world).is_empty(), "it has its time");
+    let later = "2026-01-01T01:03:00Z".parse().unwrap();
+    let (overdue, _) = plan(&world, &planning(), &Lately::default(), later);
+    assert_eq!(overdue, vec![Act::Evict("ns/a".into(), EndReason::Expired)]);
+}
+
+#[test]
+fn a_bare_pod_whose_reservation_timed_out_stays_since_nothing_would_make_it_again() {
+    let mut world = world(1);
+    let mut bare = pod("a", "8Gi", "normal");
+    bare.metadata.owner_references = None;
+    timed_out(&mut world, bare);
+    let later = "2026-01-01T02:00:00Z".parse().unwrap();
+    assert!(plan(&world, &planning(), &Lately::default(), later).0.is_empty());
+}
+
+#[test]
+fn places_in_the_queue_are_not_written_again_at_once_but_reasons_are() {
+    let mut world = world(1);
+    for name in ["a", "b", "c"] {
+        world.pod(pod(name, "16Gi", "normal"));
+        settle(&mut world);
+    }
+    let c = lease_of(&world, "c");
+    // The one before it leaves, so that it moves up.
+    world.no_pod(&"ns/b".to_owned());
+    let lately = Lately { told: BTreeSet::from([c.clone()]), ..Lately::default() };
+    let says = |lately: &Lately, world: &World| {
+        let (acts, _) = plan(world, &planning(), lately, now());
+        acts.iter().any(|act| matches!(act, Act::Say(key, _) if *key == c))
+    };
+    let left = lease_of(&world, "b");
+    world.leases.remove(&left);
+    assert!(!says(&lately, &world) && says(&Lately::default(), &world));
+    world.memory.get_mut("node1").unwrap().status.as_mut().unwrap().gpus[0].leasable = "8Gi".into();
+    assert!(says(&lately, &world), "that it can never be is told at once");
+}
+
+#[test]
+fn who_goes_slowly_while_others_wait_for_its_memory_is_hurried_but_never_forced() {
+    let grace = |own: Option<i64>| {
+        let mut pod = pod("a", "8Gi", "batch");
+        pod.spec.as_mut().unwrap().termination_grace_period_seconds = own;
+        pod
+    };
+    let cases = [
+        (Some(3600), EndReason::Preempted, 30),
+        (Some(3600), EndReason::Drained, 3600),
+        (Some(5), EndReason::Preempted, 5),
+        (Some(0), EndReason::Preempted, 1),
+        (None, EndReason::Preempted, 30),
+    ];
+    for (own, reason, expect) in cases {
+        assert_eq!(grace_for(&grace(own), reason), expect, "{own:?} {reason}");
+    }
+    let mut going = grace(Some(3600));
+    going.metadata.deletion_grace_period_seconds = Some(3600);
+    assert!(goes_slowly(&going, EndReason::Preempted) && !goes_slowly(&going, EndReason::Drained));
+    going.metadata.deletion_grace_period_seconds = Some(30);
+    assert!(!goes_slowly(&going, EndReason::Preempted));
+}
+
+#[test]
+fn once_an_uninstall_has_begun_no_lease_begins() {
+    let mut world = world(1);
+    world.pod(pod("a", "16Gi", "normal"));
+    world.pod(pod("b", "16Gi", "normal"));
+    settle(&mut world);
+    world.no_pod(&"ns/a".to_owned());
+    world.pod(pod("c", "1Gi", "normal"));
+    world.closed = true;
+    let done = settle(&mut world);
+    assert!(!done.iter().any(|act| matches!(act, Act::Create(_) | Act::Place(..))), "{done:?}");
 }

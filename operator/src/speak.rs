@@ -8,6 +8,8 @@ use memboss_core::EndReason;
 use memboss_crds::{LeasePhase, VramLease, VramLeaseStatus};
 use tracing::debug;
 
+use crate::leases::owner_of;
+
 /// Writes events.
 #[derive(Clone)]
 pub struct Speaker {
@@ -41,7 +43,8 @@ impl Speaker {
         let phase = status.phase.unwrap_or_default();
         let reason = status.why.clone().unwrap_or_else(|| format!("{phase:?}"));
         let serious = matches!(phase, LeasePhase::Unsatisfiable | LeasePhase::Revoking | LeasePhase::Stopping)
-            || reason == EndReason::OverLease.name();
+            || reason == EndReason::OverLease.name()
+            || reason == crate::status::TIMED_OUT;
         let note = status.message.clone().unwrap_or_default();
         self.say(serious, &reason, &note, &lease.object_ref(&())).await;
         if let Some(pod) = pod {
@@ -57,13 +60,30 @@ impl Speaker {
 
     /// A pod is being ended.
     pub async fn evicting(&self, pod: &Pod, reason: EndReason) {
-        self.say(
-            true,
-            reason.name(),
-            "the time to give its memory back is over: the pod is evicted",
-            &pod.object_ref(&()),
-        )
-        .await;
+        let note = match reason {
+            EndReason::Expired => {
+                "nobody came for its GPU memory in time, and its node gave it to others: the pod is evicted"
+            }
+            _ => "the time to give its memory back is over: the pod is evicted",
+        };
+        let again = match owner_of(pod) {
+            Some(owner) => format!("; {} {} makes it again", owner.kind, owner.name),
+            None => "; nothing makes it again".to_owned(),
+        };
+        self.say(true, reason.name(), &format!("{note}{again}"), &pod.object_ref(&())).await;
+    }
+
+    /// Redis answers no longer, or does again: told on the operator's own pod.
+    pub async fn redis(&self, answers: bool, me: &ObjectReference) {
+        let (reason, note) = if answers {
+            ("RedisAnswers", "heartbeats are read again")
+        } else {
+            (
+                "RedisAway",
+                "heartbeats cannot be read: placement and detection are slower; no lease ends and none is granted by that",
+            )
+        };
+        self.say(!answers, reason, note, me).await;
     }
 
     async fn say(&self, serious: bool, reason: &str, note: &str, about: &ObjectReference) {

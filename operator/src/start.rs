@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use memboss_platform::admin::{Admin, Readiness};
 use memboss_platform::metrics;
@@ -90,7 +91,15 @@ async fn lead(
     let (nodes_out, nodes) = watch::channel(BTreeSet::new());
     tokio::spawn(heartbeats::run(redis, nodes, pulse_out, shutdown.clone()));
     let planning = Planning { epoch: leadership.epoch, history: settings.history_ttl };
-    let writer = Writer::new(client.clone(), Speaker::new(client.clone(), settings.pod_name));
+    let me = ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        namespace: Some(settings.namespace),
+        name: Some(settings.pod_name.clone()),
+        uid: Some(settings.pod_uid).filter(|uid| !uid.is_empty()),
+        ..ObjectReference::default()
+    };
+    let writer = Writer::new(client.clone(), Speaker::new(client.clone(), settings.pod_name), me);
     let brain = Brain::new(planning, writer, Placeholders::new(client), figures, nodes_out);
     tokio::select! {
         () = brain.run(heard, pulse, shutdown.clone()) => {}

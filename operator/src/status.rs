@@ -5,17 +5,24 @@ use k8s_openapi::jiff::Timestamp;
 use memboss_core::{EndReason, LeaseView, Waiting};
 use memboss_crds::{AllocationState, LeasePhase, QueueStatus, VramLease, VramLeaseStatus};
 
-use crate::picture::{Standing, answer, standing};
+use crate::picture::{Standing, answer};
+
+/// The reason's name of a reservation that nobody came for in time.
+pub const TIMED_OUT: &str = "ReservationTimedOut";
 
 /// What is known beyond the object itself.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
+    /// How it stands.
+    pub standing: Standing,
     /// How the picture's engine sees it, if it is in the queue.
     pub view: Option<LeaseView>,
     /// Its place, if it is among those that are told.
     pub position: Option<u32>,
     /// Where its pod could run, in a sentence, if nowhere.
     pub nowhere: Option<String>,
+    /// Scheduling gates of others that hold its pod back.
+    pub other_gates: Vec<String>,
     /// What about the object could not be read.
     pub unreadable: Option<String>,
     /// Its pod is gone or over.
@@ -80,14 +87,17 @@ fn word(lease: &VramLease, context: &Context) -> Word {
             "ended by an administrator, whatever holds its memory",
         );
     }
-    match standing(lease) {
-        Standing::Over | Standing::Held if context.node_is_gone => {
+    match context.standing {
+        Standing::Over | Standing::Held | Standing::Asked if context.node_is_gone => {
             Word::new(LeasePhase::Ended, EndReason::NodeLost.name(), "its node is gone from the cluster")
         }
         Standing::Over => over(lease),
         Standing::Held => held(lease),
-        Standing::Queued if context.pod_is_over || lease.metadata.deletion_timestamp.is_some() => {
+        Standing::Queued if context.pod_is_over => {
             Word::new(LeasePhase::Ended, EndReason::Deleted.name(), "its pod is gone; it never held memory")
+        }
+        Standing::Queued if lease.metadata.deletion_timestamp.is_some() => {
+            Word::new(LeasePhase::Ended, EndReason::Deleted.name(), "it was deleted; it never held memory")
         }
         Standing::Asked => Word::new(
             LeasePhase::Waiting,
@@ -125,7 +135,7 @@ fn held(lease: &VramLease) -> Word {
         }
         AllocationState::Waiting => Word::new(
             LeasePhase::Waiting,
-            "ReservationTimedOut",
+            TIMED_OUT,
             format!("nobody came for its reservation in time; it waits again, bound to {}", node(lease)),
         ),
         AllocationState::Reserved => Word::new(LeasePhase::Reserved, "Reserved", format!("{place} is reserved")),
@@ -157,6 +167,12 @@ fn held(lease: &VramLease) -> Word {
 fn queued(lease: &VramLease, context: &Context) -> Word {
     if let Some(why) = &context.unreadable {
         return Word::new(LeasePhase::Unsatisfiable, "Unreadable", why.clone());
+    }
+    if !context.other_gates.is_empty() {
+        let gates = context.other_gates.join(", ");
+        let sentence =
+            format!("gets its memory once whoever set them has opened its pod's other scheduling gates: {gates}");
+        return Word::new(LeasePhase::Waiting, "OtherGates", sentence);
     }
     if let Some(sentence) = &context.nowhere {
         return Word::new(LeasePhase::Waiting, "NoEligibleNode", sentence.clone());
@@ -217,4 +233,27 @@ pub fn says_the_same(a: &VramLeaseStatus, b: &VramLeaseStatus) -> bool {
         (s.phase, s.why.clone(), s.message.clone(), s.queue.clone(), s.end_reason.clone(), s.observed_generation)
     };
     part(a) == part(b)
+}
+
+/// Whether they differ in numbers only: the place in the queue, and what the same reason says of the present moment.
+#[must_use]
+pub fn differs_in_numbers_only(a: &VramLeaseStatus, b: &VramLeaseStatus) -> bool {
+    let waits = |s: &VramLeaseStatus| matches!(s.phase, Some(LeasePhase::Waiting | LeasePhase::Unsatisfiable));
+    waits(a) && a.phase == b.phase && a.why == b.why && a.observed_generation == b.observed_generation
+}
+
+/// Since when a lease has waited for a reservation again that nobody came for in time.
+#[must_use]
+pub fn timed_out_since(status: &VramLeaseStatus) -> Option<Timestamp> {
+    let granted = status.conditions.iter().find(|condition| condition.type_ == "Granted")?;
+    (status.why.as_deref() == Some(TIMED_OUT)).then_some(granted.last_transition_time.0)
+}
+
+/// The class and the seconds that it waited, if `said` is the first to say that a lease has its memory.
+#[must_use]
+pub fn first_wait(lease: &VramLease, said: &VramLeaseStatus) -> Option<(memboss_crds::Class, f64)> {
+    let before = lease.status.as_ref().and_then(|status| status.reserved_at.as_ref());
+    let (None, Some(reserved)) = (before, said.reserved_at.as_ref()) else { return None };
+    let queued: Timestamp = lease.spec.queued_at.as_deref()?.parse().ok()?;
+    Some((lease.spec.class, reserved.0.duration_since(queued).as_secs_f64().max(0.0)))
 }

@@ -33,23 +33,28 @@ pub async fn run(client: &Client) -> Result<()> {
         other => drop(other.context("failed to close admission")?),
     }
     let all = Api::<VramLease>::all(client.clone());
-    for lease in all.list(&ListParams::default()).await.context("failed to list leases")? {
-        let api = Api::<VramLease>::namespaced(client.clone(), &lease.namespace().unwrap_or_default());
-        drop(api.delete(&lease.name_any(), &DeleteParams::default()).await);
-    }
     let deadline = Instant::now() + PATIENCE;
     loop {
         let left = all.list(&ListParams::default()).await.context("failed to list leases")?.items;
+        // Each time: the operator may have made one before it saw that admission is closed.
+        for lease in left.iter().filter(|lease| lease.metadata.deletion_timestamp.is_none()) {
+            let api = Api::<VramLease>::namespaced(client.clone(), &lease.namespace().unwrap_or_default());
+            drop(api.delete(&lease.name_any(), &DeleteParams::default()).await);
+        }
         if left.is_empty() {
             info!("all leases have ended");
             return free_waiting(client).await;
         }
         let held = left.iter().filter(|l| l.status.as_ref().and_then(|s| s.phase) != Some(LeasePhase::Ended)).count();
-        if Instant::now() >= deadline || held == 0 {
+        let patience_is_over = Instant::now() >= deadline;
+        if patience_is_over || held == 0 {
             let_go(client, left).await?;
+        } else {
+            info!(left = left.len(), held, "waiting for leases to end");
+        }
+        if patience_is_over {
             return free_waiting(client).await;
         }
-        info!(left = left.len(), held, "waiting for leases to end");
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -3,7 +3,10 @@
 use std::fmt::Debug;
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::ObjectMeta;
+use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
@@ -12,25 +15,26 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::certs::WEBHOOK as ADMISSION;
+use crate::world::Key;
+
 /// Something was seen.
 #[derive(Debug)]
 pub enum News {
     /// A pod is so.
     Pod(Box<Pod>),
-    /// A pod is gone.
-    NoPod(Box<Pod>),
     /// A node is so.
     Node(Box<Node>),
-    /// A node is gone.
-    NoNode(Box<Node>),
     /// An agent reports so.
     Memory(Box<MemoryNode>),
-    /// A report is gone.
-    NoMemory(Box<MemoryNode>),
     /// A lease is so.
     Lease(Box<VramLease>),
-    /// A lease is gone.
-    NoLease(Box<VramLease>),
+    /// It is gone.
+    Gone(Kind, Key),
+    /// Admission of pods is closed, before an uninstall, or open.
+    Closed(bool),
+    /// It is there and cannot be read: what was last known of it goes on to count.
+    Unreadable(Kind, Key),
     /// A kind that is not served yet.
     Ram(Box<RamLease>),
     /// A kind that is not served yet.
@@ -56,36 +60,17 @@ pub enum Kind {
 
 /// Starts all watches; they end when nobody listens.
 pub fn start(client: &Client, news: &mpsc::Sender<News>) {
-    kept(
-        Api::<Pod>::all(client.clone()),
-        Kind::Pods,
-        news,
-        |p| News::Pod(Box::new(slim(p))),
-        |p| News::NoPod(Box::new(p)),
-    );
-    kept(
-        Api::<Node>::all(client.clone()),
-        Kind::Nodes,
-        news,
-        |n| News::Node(Box::new(n)),
-        |n| News::NoNode(Box::new(n)),
-    );
-    kept(
-        Api::<MemoryNode>::all(client.clone()),
-        Kind::Memory,
-        news,
-        |m| News::Memory(Box::new(m)),
-        |m| News::NoMemory(Box::new(m)),
-    );
-    kept(
-        Api::<VramLease>::all(client.clone()),
-        Kind::Leases,
-        news,
-        |l| News::Lease(Box::new(l)),
-        |l| News::NoLease(Box::new(l)),
-    );
-    told(Api::<RamLease>::all(client.clone()), news, |lease| News::Ram(Box::new(lease)));
-    told(Api::<ModelLoad>::all(client.clone()), news, |load| News::Model(Box::new(load)));
+    kept(Api::all(client.clone()), Kind::Pods, news, |pod| News::Pod(Box::new(slim(pod))));
+    kept(Api::all(client.clone()), Kind::Nodes, news, |node| News::Node(Box::new(node)));
+    kept(Api::all(client.clone()), Kind::Memory, news, |node| News::Memory(Box::new(node)));
+    kept(Api::all(client.clone()), Kind::Leases, news, |lease| News::Lease(Box::new(lease)));
+    let admission = watcher::Config::default().fields(&format!("metadata.name={ADMISSION}"));
+    told(Api::all(client.clone()), admission, news, |admission: MutatingWebhookConfiguration| {
+        News::Closed(admission.webhooks.is_none_or(|webhooks| webhooks.is_empty()))
+    });
+    let all = watcher::Config::default;
+    told(Api::all(client.clone()), all(), news, |lease| News::Ram(Box::new(lease)));
+    told(Api::all(client.clone()), all(), news, |load| News::Model(Box::new(load)));
 }
 
 /// What is never looked at need not be kept.
@@ -94,7 +79,16 @@ fn slim(mut pod: Pod) -> Pod {
     pod
 }
 
-fn kept<K>(api: Api<K>, kind: Kind, news: &mpsc::Sender<News>, here: fn(K) -> News, gone: fn(K) -> News)
+/// The name under which an object is kept: of a kind without namespaces, its name alone.
+fn kept_as(kind: Kind, meta: &ObjectMeta) -> Key {
+    let name = meta.name.clone().unwrap_or_default();
+    match kind {
+        Kind::Nodes | Kind::Memory => name,
+        Kind::Pods | Kind::Leases => format!("{}/{name}", meta.namespace.as_deref().unwrap_or_default()),
+    }
+}
+
+fn kept<K>(api: Api<DeserializeGuard<K>>, kind: Kind, news: &mpsc::Sender<News>, here: fn(K) -> News)
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -104,9 +98,9 @@ where
         while let Some(event) = next(&mut events).await {
             let piece = match event {
                 Event::Init => News::Again(kind),
-                Event::InitApply(object) | Event::Apply(object) => here(object),
                 Event::InitDone => News::Told(kind),
-                Event::Delete(object) => gone(object),
+                Event::Delete(object) => News::Gone(kind, kept_as(kind, object.meta())),
+                Event::InitApply(object) | Event::Apply(object) => seen(kind, object, here),
             };
             if news.send(piece).await.is_err() {
                 return;
@@ -115,14 +109,27 @@ where
     });
 }
 
-fn told<K>(api: Api<K>, news: &mpsc::Sender<News>, here: fn(K) -> News)
+fn seen<K: Resource>(kind: Kind, object: DeserializeGuard<K>, here: fn(K) -> News) -> News {
+    match object.0 {
+        Ok(object) => here(object),
+        Err(bad) => {
+            let key = kept_as(kind, &bad.metadata);
+            warn!(?kind, key, error = bad.error, "an object cannot be read and is passed over");
+            News::Unreadable(kind, key)
+        }
+    }
+}
+
+fn told<K>(api: Api<DeserializeGuard<K>>, config: watcher::Config, news: &mpsc::Sender<News>, here: fn(K) -> News)
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let news = news.clone();
     tokio::spawn(async move {
-        let mut objects = watcher(api, watcher::Config::default()).default_backoff().applied_objects().boxed();
+        let mut objects = watcher(api, config).default_backoff().applied_objects().boxed();
         while let Some(object) = next(&mut objects).await {
+            // One that cannot be read cannot be answered either.
+            let Ok(object) = object.0 else { continue };
             if news.send(here(object)).await.is_err() {
                 return;
             }
@@ -137,5 +144,28 @@ async fn next<T>(stream: &mut (impl futures::Stream<Item = Result<T, watcher::Er
             Ok(found) => return found,
             Err(error) => warn!(error = &error as &dyn std::error::Error, "a watch was interrupted and goes on"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_told_of_and_stops_nobody_else() {
+        let of_a_later_version = json!({
+            "metadata": { "name": "a", "namespace": "ns" },
+            "spec": { "subject": { "podName": "p", "podUid": "u" }, "slots": [], "class": "imperial" }
+        });
+        let object: DeserializeGuard<VramLease> = serde_json::from_value(of_a_later_version).unwrap();
+        let news = seen(Kind::Leases, object, |lease| News::Lease(Box::new(lease)));
+        assert!(matches!(news, News::Unreadable(Kind::Leases, key) if key == "ns/a"));
+    }
+
+    #[test]
+    fn kinds_without_namespaces_are_kept_by_name() {
+        let meta = ObjectMeta { name: Some("node1".into()), ..ObjectMeta::default() };
+        assert_eq!((kept_as(Kind::Memory, &meta), kept_as(Kind::Pods, &meta)), ("node1".into(), "/node1".into()));
     }
 }

@@ -24,7 +24,7 @@ use memboss_platform::admin::Condition;
 use memboss_platform::shutdown::Shutdown;
 use tracing::{info, warn};
 
-use crate::admit::{MAX_CLASS, Surroundings, admit};
+use crate::admit::{KnownGpu, MAX_CLASS, Surroundings, admit};
 use crate::certs::{self, Identity};
 use crate::credentials::Issuer;
 use crate::metrics::Figures;
@@ -61,7 +61,11 @@ impl Desk {
             .and_then(|ns| ns.annotations().get(MAX_CLASS)?.parse::<Class>().ok());
         let nodes = self.nodes.state();
         let gpus = nodes.iter().filter_map(|node| node.status.as_ref()).flat_map(|status| &status.gpus);
-        let gpus = gpus.map(|gpu| (gpu.model.clone(), parse_mib(&gpu.leasable).unwrap_or_default()));
+        let gpus = gpus.map(|gpu| KnownGpu {
+            uuid: gpu.uuid.clone(),
+            model: gpu.model.clone(),
+            leasable: parse_mib(&gpu.leasable).unwrap_or_default(),
+        });
         Surroundings { gpus: gpus.collect(), most }
     }
 }
@@ -119,7 +123,8 @@ pub async fn serve(client: Client, place: Place, desk: Desk, ready: Condition, s
         .with_context(|| format!("failed to serve on {}", place.address))
 }
 
-/// Looks whether the Secret has another certificate, or its time is near, and goes over to it without a break.
+/// Looks whether the Secret has another certificate, or its time is near, and goes over to it without a break: its CA is told first, and the certificate
+/// is used a look later, when the API server trusts it.
 async fn renew(
     client: Client,
     (namespace, service): (String, String),
@@ -128,32 +133,31 @@ async fn renew(
     ready: Condition,
 ) {
     loop {
-        match certs::current(&client, &namespace, &service).await {
-            Ok(identity) => {
-                if identity != used {
-                    let changed = tls
-                        .reload_from_pem(identity.certificate.clone().into_bytes(), identity.key.clone().into_bytes())
-                        .await;
-                    match changed {
-                        Ok(()) => {
-                            info!("the webhook uses a new certificate");
-                            used = identity;
-                        }
-                        Err(error) => warn!(
-                            error = &error as &dyn std::error::Error,
-                            "the new certificate cannot be used; the old one stays"
-                        ),
-                    }
-                }
-                match certs::publish(&client, &used).await {
-                    Ok(()) => ready.ready(),
-                    Err(error) => warn!(error = &*error, "the API server could not be told the webhook's CA"),
-                }
-            }
-            Err(error) => warn!(error = &*error, "the webhook's certificate could not be looked at"),
+        match refresh(&client, &namespace, &service, &tls, &mut used).await {
+            Ok(()) => ready.ready(),
+            Err(error) => warn!(error = &*error, "the webhook's certificate stays as it is for now"),
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+async fn refresh(
+    client: &Client,
+    namespace: &str,
+    service: &str,
+    tls: &RustlsConfig,
+    used: &mut Identity,
+) -> Result<()> {
+    let identity = certs::current(client, namespace, service).await?;
+    let news_to_the_server = certs::publish(client, &identity).await?;
+    if identity == *used || news_to_the_server {
+        return Ok(());
+    }
+    let (certificate, key) = (identity.certificate.clone().into_bytes(), identity.key.clone().into_bytes());
+    tls.reload_from_pem(certificate, key).await.context("failed to use the new certificate")?;
+    info!("the webhook uses a new certificate");
+    *used = identity;
+    Ok(())
 }
 
 async fn mutate_pod(
@@ -189,7 +193,7 @@ fn answer(desk: &Desk, request: &AdmissionRequest<Pod>) -> AdmissionResponse {
             }
         }
         Err(wrong) => {
-            desk.figures.refused();
+            desk.figures.refused(wrong.first().map_or("", |first| first.field.as_str()));
             let all: Vec<_> = wrong.iter().map(ToString::to_string).collect();
             info!(namespace, pod = request.name, problems = all.join("; "), "refused a pod");
             response.deny(all.join("; "))

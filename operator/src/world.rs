@@ -31,6 +31,8 @@ pub struct World {
     pub leases: BTreeMap<Key, VramLease>,
     /// Nodes whose heartbeat is missing.
     pub suspects: std::collections::BTreeSet<String>,
+    /// Admission is closed, since an uninstall has begun: leases end, and none begins.
+    pub closed: bool,
 }
 
 /// What of a node the placement has to respect.

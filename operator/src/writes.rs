@@ -1,19 +1,16 @@
 //! Carries out what was planned, one act after the other for each object. It may not decide: an act that no longer fits what is there is refused by
 //! the API server and planned again.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
 use memboss_core::EndReason;
 use memboss_crds::{FINALIZER, LeasePhase, OPERATOR, VramLease, VramLeaseStatus};
 use serde_json::{Value, json};
 
-use crate::plan::Act;
+use crate::plan::{Act, grace_for};
 use crate::speak::Speaker;
 use crate::world::{Key, World};
-
-/// The seconds that a pod always gets between SIGTERM and SIGKILL: a forced deletion would free its units before the kubelet has freed them.
-const LEAST_GRACE: u32 = 1;
 
 /// What an act needs to know of the object as it was seen.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +40,8 @@ impl Seen {
 pub struct Writer {
     client: Client,
     speaker: Speaker,
+    /// The operator's own pod.
+    me: ObjectReference,
 }
 
 impl std::fmt::Debug for Writer {
@@ -52,10 +51,15 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// Writes by that client.
+    /// Writes by that client, as that pod.
     #[must_use]
-    pub const fn new(client: Client, speaker: Speaker) -> Self {
-        Self { client, speaker }
+    pub const fn new(client: Client, speaker: Speaker, me: ObjectReference) -> Self {
+        Self { client, speaker, me }
+    }
+
+    /// Says that Redis answers no longer, or does again.
+    pub async fn tell_of_redis(&self, answers: bool) {
+        self.speaker.redis(answers, &self.me).await;
     }
 
     /// Carries out one act.
@@ -75,11 +79,13 @@ impl Writer {
             Act::Place(key, placement) => {
                 // Only onto the lease as it was seen: whoever else decided meanwhile wins.
                 let version = seen.lease.as_ref().and_then(kube::ResourceExt::resource_version);
-                self.status(
-                    &key,
-                    &json!({ "metadata": { "resourceVersion": version }, "status": { "placement": placement } }),
-                )
-                .await
+                let mut placement = json!(placement);
+                // A merge leaves what is not named: the end of an older placement must not end this one.
+                if let Some(fields) = placement.as_object_mut() {
+                    fields.entry("withdrawn").or_insert(Value::Null);
+                }
+                let patch = json!({ "metadata": { "resourceVersion": version }, "status": { "placement": placement } });
+                self.status(&key, &patch).await
             }
             Act::Withdraw(key, reason) => {
                 self.status(&key, &json!({ "status": { "placement": { "withdrawn": reason.name() } } })).await
@@ -126,35 +132,33 @@ impl Writer {
     async fn evict(&self, pod: &Pod, reason: EndReason) -> Result<(), kube::Error> {
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let name = pod.name_any();
+        let message = match reason {
+            EndReason::Preempted => "its lease of GPU memory is needed elsewhere",
+            EndReason::Expired => "its GPU memory was not there in time; a new pod may get it elsewhere",
+            _ => "its lease of GPU memory has ended",
+        };
         let condition = json!({ "status": { "conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": format!("Memboss{reason}"),
-            "message": "its lease of GPU memory is needed elsewhere", "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().to_string().split('.').next().map(|s| format!("{}Z", s.trim_end_matches('Z'))),
+            "message": message, "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().to_string().split('.').next().map(|s| format!("{}Z", s.trim_end_matches('Z'))),
         }] } });
         passable(api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(condition)).await, &[404, 409])?;
         self.speaker.evicting(pod, reason).await;
-        let same = Preconditions { uid: pod.uid(), resource_version: None };
-        let options = DeleteParams { preconditions: Some(same.clone()), ..DeleteParams::default() };
-        let evicted = api.evict(&name, &EvictParams { delete_options: Some(options), ..EvictParams::default() }).await;
-        match evicted {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            // A budget stands against it. The notice was the time to go; the class decides now.
-            Err(kube::Error::Api(status)) if status.code == 429 => {
-                let grace = pod
-                    .spec
-                    .as_ref()
-                    .and_then(|spec| spec.termination_grace_period_seconds)
-                    .and_then(|s| u32::try_from(s).ok());
-                let grace = grace.unwrap_or(30).clamp(LEAST_GRACE, 30);
-                let options = DeleteParams {
-                    grace_period_seconds: Some(grace),
-                    preconditions: Some(same),
-                    ..DeleteParams::default()
-                };
-                passable(api.delete(&name, &options).await.map(|_| ()), &[404, 409])
+        let options = DeleteParams {
+            grace_period_seconds: Some(grace_for(pod, reason)),
+            preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        if pod.metadata.deletion_timestamp.is_none() {
+            let asked = EvictParams { delete_options: Some(options.clone()), ..EvictParams::default() };
+            match api.evict(&name, &asked).await {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return Ok(()),
+                // A budget stands against it (429), or several do (500). The notice was the time to go; the class decides now.
+                Err(kube::Error::Api(status)) if status.code == 429 || status.code == 500 => {}
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
         }
+        passable(api.delete(&name, &options).await.map(|_| ()), &[404, 409])
     }
 
     async fn release(&self, key: &Key, lease: Option<&VramLease>) -> Result<(), kube::Error> {
