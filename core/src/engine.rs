@@ -215,6 +215,7 @@ impl Engine {
         if let Some(answer) = known.and_then(|ix| self.admitted(ix)) {
             return Ok(answer);
         }
+        self.ledger.wants(&request, &spots)?;
         // One that waits here already keeps its place; one that does not comes last among its equals.
         let new = OrderKey::new(&self.policy, request.class, request.enqueued, self.arrivals + 1);
         let order = known.and_then(|ix| self.lease_at(ix)).map_or(new, |lease| lease.order);

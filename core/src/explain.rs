@@ -103,7 +103,8 @@ impl Engine {
         }
     }
 
-    /// What has to be written down to take all this up again.
+    /// What has to be written down to take all this up again, in the order in which the leases came: who adopts them in that order keeps the places
+    /// of those that came together.
     #[must_use]
     pub fn records(&self) -> Vec<LeaseRecord> {
         let record = |lease: &Lease| LeaseRecord {
@@ -112,7 +113,9 @@ impl Engine {
             placement: lease.spots.as_ref().and_then(|spots| self.ledger.placement(spots)),
             token: lease.token,
         };
-        self.all_leases().map(|(_, lease)| record(lease)).collect()
+        let mut leases: Vec<_> = self.all_leases().map(|(_, lease)| lease).collect();
+        leases.sort_by_key(|lease| lease.order.arrival());
+        leases.into_iter().map(record).collect()
     }
 
     /// The request of a lease.

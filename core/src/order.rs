@@ -31,6 +31,11 @@ impl OrderKey {
         let bonus = i128::from(policy.aging_per_class.millis()) * class.rank() as i128;
         Self { ordinary: class != Class::Urgent, aged: i128::from(enqueued.millis()) - bonus, arrival }
     }
+
+    /// The how many-th it came as.
+    pub(crate) const fn arrival(self) -> u64 {
+        self.arrival
+    }
 }
 
 /// What makes two requests the same but for their names.

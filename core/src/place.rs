@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ledger::{Ledger, Node, Spots};
 use crate::order::OrderKey;
 use crate::pool::{LeaseIx, NodeIx, PoolIx};
+use crate::refuse::Refused;
 use crate::request::{Layout, Request, Slot};
 use crate::units::Mib;
 
@@ -140,6 +141,16 @@ impl Ledger {
         match pool.first_before(asker.lease, asker.order) {
             Some(first) if need > pool.beside_shadow(first.need, asker.lease) => Err(Full::KeptFor(first.lease, ix)),
             _ => Ok(()),
+        }
+    }
+
+    /// Whether the request accepts those spots, whatever is free there.
+    pub(crate) fn wants(&self, request: &Request, spots: &Spots) -> Result<(), Refused> {
+        let node = self.node(spots.node).is_some_and(|node| request.nodes.accepts(&node.name));
+        let unwanted = spots.gpus.iter().map(|(ix, _)| *ix).find(|ix| !self.accepts(request, *ix));
+        match unwanted.or((!node).then_some(spots.ram.0)) {
+            Some(ix) => Err(Refused::NotWanted { place: self.name_of(ix) }),
+            None => Ok(()),
         }
     }
 

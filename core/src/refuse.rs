@@ -35,6 +35,12 @@ pub enum Refused {
         /// How many slots there are.
         slots: usize,
     },
+    /// A placement where the request did not ask to be.
+    #[error("{place} is none that the request accepts: its model, UUID or node is another")]
+    NotWanted {
+        /// GPU, or the node's RAM.
+        place: String,
+    },
     /// The GPU or node takes nothing new.
     #[error("{place} takes no new leases: {why}")]
     Closed {
@@ -97,6 +103,7 @@ impl Refused {
             Self::UnknownNode(_) => "UnknownNode",
             Self::UnknownGpu { .. } => "UnknownGpu",
             Self::MisfitPlacement { .. } => "MisfitPlacement",
+            Self::NotWanted { .. } => "NotWanted",
             Self::Closed { .. } => "Closed",
             Self::NoRoom { .. } => "NoRoom",
             Self::WrongPhase { .. } => "WrongPhase",

@@ -2,8 +2,9 @@
 //! opened only for such a node, since afterwards it cannot be moved. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration};
 
 use crate::world::{Amounts, NodeInfo, World, requests};
 
@@ -23,6 +24,53 @@ impl Eligible {
         let total = self.nodes.len() + self.refused.values().sum::<usize>();
         let why: Vec<_> = self.refused.iter().map(|(why, nodes)| format!("{nodes} {why}")).collect();
         format!("{} of {total} nodes with memboss would take the pod: {}", self.nodes.len(), why.join(", "))
+    }
+}
+
+/// Pods that ask for the same go to the same nodes: each kind is looked at once.
+#[derive(Debug)]
+pub struct Shapes<'a> {
+    world: &'a World,
+    taken: BTreeMap<String, Amounts>,
+    known: Vec<(Shape<'a>, Arc<Eligible>)>,
+}
+
+/// All of a pod by which nodes are chosen.
+#[derive(Debug, PartialEq)]
+struct Shape<'a> {
+    selector: Option<&'a BTreeMap<String, String>>,
+    affinity: Option<&'a NodeAffinity>,
+    tolerations: Option<&'a Vec<Toleration>>,
+    need: Amounts,
+}
+
+/// So many kinds are remembered; of a crowd in which all differ, each is looked at by itself.
+const KINDS: usize = 32;
+
+impl<'a> Shapes<'a> {
+    /// None is known yet. `taken` is what pods have of each node, those included that are on their way there.
+    #[must_use]
+    pub const fn new(world: &'a World, taken: BTreeMap<String, Amounts>) -> Self {
+        Self { world, taken, known: Vec::new() }
+    }
+
+    /// Where that pod could run.
+    pub fn eligible(&mut self, pod: &'a Pod) -> Arc<Eligible> {
+        let Some(spec) = pod.spec.as_ref() else { return Arc::default() };
+        let shape = Shape {
+            selector: spec.node_selector.as_ref(),
+            affinity: spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref()),
+            tolerations: spec.tolerations.as_ref(),
+            need: requests(spec),
+        };
+        if let Some((_, found)) = self.known.iter().find(|(known, _)| *known == shape) {
+            return found.clone();
+        }
+        let found = Arc::new(eligible(self.world, &self.taken, pod));
+        if self.known.len() < KINDS {
+            self.known.push((shape, found.clone()));
+        }
+        found
     }
 }
 

@@ -2,6 +2,7 @@
 //! of the agents, and a new leader starts like an old one goes on. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use memboss_core::{
@@ -10,7 +11,7 @@ use memboss_core::{
 };
 use memboss_crds::{Allocation, AllocationState, Health, MemoryNode, VramLease, gpu_share, parse_mib};
 
-use crate::eligibility::{Eligible, eligible};
+use crate::eligibility::{Eligible, Shapes};
 use crate::world::{Amounts, Key, World, gate, is_over, requests};
 
 /// How a lease stands, read from its object.
@@ -80,7 +81,7 @@ pub struct Picture {
     /// Nodes, leases and queue.
     pub engine: Engine,
     /// For leases in the queue: where their pods could run.
-    pub eligible: BTreeMap<Key, Eligible>,
+    pub eligible: BTreeMap<Key, Arc<Eligible>>,
     /// Leases that could not be read, and why.
     pub unreadable: BTreeMap<Key, String>,
 }
@@ -101,7 +102,7 @@ pub fn paint(world: &World, paused: &BTreeSet<Key>, now: Moment) -> Picture {
             picture.engine.set_node(&facts);
         }
     }
-    let taken = taken(world);
+    let mut shapes = Shapes::new(world, taken(world));
     let mut queued = Vec::new();
     for (key, lease) in &world.leases {
         let outcome = match stands(world, lease) {
@@ -126,10 +127,13 @@ pub fn paint(world: &World, paused: &BTreeSet<Key>, now: Moment) -> Picture {
         if gate(pod).is_none_or(|(_, gates)| gates > 1) {
             continue;
         }
-        let found = eligible(world, &taken, pod);
+        let found = shapes.eligible(pod);
         let submitted = request(key, lease).and_then(|mut request| {
-            request.nodes =
-                NodeSelector::Only(found.nodes.iter().filter_map(|n| NodeName::new(n.clone()).ok()).collect());
+            request.nodes = if found.nodes.len() == world.memory.len() {
+                NodeSelector::Any
+            } else {
+                NodeSelector::Only(found.nodes.iter().filter_map(|n| NodeName::new(n.clone()).ok()).collect())
+            };
             picture.engine.submit(request).map_err(|refused| refused.to_string())
         });
         picture.eligible.insert(key.clone(), found);

@@ -213,6 +213,9 @@ fn lease_acts(
     acts: &mut Vec<Act>,
 ) {
     let pod = world.pod_of(lease);
+    if lease.status.as_ref().and_then(|status| status.phase) == Some(LeasePhase::Ended) {
+        return ended_acts(key, lease, pod, planning, now, acts);
+    }
     let pod_is_over = pod.is_none_or(is_over);
     let placed = lease.status.as_ref().and_then(|status| status.placement.as_ref());
     let standing = stands(world, lease);
@@ -221,11 +224,7 @@ fn lease_acts(
         other_gates: pod.map(other_gates).unwrap_or_default(),
         view: LeaseId::new(key.clone()).ok().and_then(|id| picture.engine.lease(&id)),
         position: places.get(key).copied(),
-        nowhere: picture
-            .eligible
-            .get(key)
-            .filter(|found| found.nodes.is_empty())
-            .map(crate::eligibility::Eligible::sentence),
+        nowhere: picture.eligible.get(key).filter(|found| found.nodes.is_empty()).map(|found| found.sentence()),
         unreadable: picture.unreadable.get(key).cloned(),
         pod_is_over,
         node_is_gone: placed.is_some_and(|placed| !world.nodes.contains_key(&placed.node)),
@@ -236,10 +235,6 @@ fn lease_acts(
     let later = lately.told.contains(key) && status::differs_in_numbers_only(&old, &desired);
     if !status::says_the_same(&old, &desired) && !later {
         acts.push(Act::Say(key.clone(), Box::new(desired)));
-        return;
-    }
-    if old.phase == Some(LeasePhase::Ended) {
-        ended_acts(key, lease, pod, planning, now, acts);
         return;
     }
     let placed_and_wanted = placed.is_some_and(|placed| placed.withdrawn.is_none());

@@ -229,10 +229,12 @@ fn conditions(old: &[Condition], word: &Word, holds: bool, generation: Option<i6
 /// Whether two statuses say the same in the operator's part. Times of conditions aside: they follow from the rest.
 #[must_use]
 pub fn says_the_same(a: &VramLeaseStatus, b: &VramLeaseStatus) -> bool {
-    let part = |s: &VramLeaseStatus| {
-        (s.phase, s.why.clone(), s.message.clone(), s.queue.clone(), s.end_reason.clone(), s.observed_generation)
-    };
-    part(a) == part(b)
+    a.phase == b.phase
+        && a.why == b.why
+        && a.message == b.message
+        && a.queue == b.queue
+        && a.end_reason == b.end_reason
+        && a.observed_generation == b.observed_generation
 }
 
 /// Whether they differ in numbers only: the place in the queue, and what the same reason says of the present moment.

@@ -55,88 +55,100 @@ async fn all_are_refused(bed: &Bed, ns: &str) -> Result<()> {
 #[tokio::test]
 #[ignore = "needs the test bed"]
 async fn every_wrong_kind_of_request_is_refused_with_field_and_value() -> Result<()> {
-    let bed = Bed::connect().await?;
-    let ns = bed.namespace("wrong").await?;
-    all_are_refused(&bed, &ns).await?;
-    bed.remove(&ns).await
+    Bed::in_namespace("wrong", async |bed, ns| {
+        all_are_refused(bed, ns).await?;
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]
 #[ignore = "needs the test bed"]
 async fn wrong_requests_are_refused_also_while_the_operator_is_down() -> Result<()> {
-    let bed = Bed::connect().await?;
-    let ns = bed.namespace("down").await?;
-    let api = Api::<Deployment>::namespaced(bed.client.clone(), SYSTEM);
-    let scale = |n: i32| json!({ "spec": { "replicas": n } });
-    let before = api.get("memboss-operator").await?.spec.replicas.unwrap_or(1);
-    api.patch("memboss-operator", &PatchParams::default(), &Patch::Merge(scale(0))).await?;
-    let ready = || async {
-        Ok::<_, anyhow::Error>(api.get("memboss-operator").await?.status.and_then(|s| s.ready_replicas).unwrap_or(0))
-    };
-    wait::until("the operator is down", 60, || async { Ok((ready().await? == 0).then_some(())) }).await?;
-    let outcome = async {
-        all_are_refused(&bed, &ns).await?;
-        // A right one cannot be served without the operator: it is refused too, rather than started without its lease.
-        let message = TestPod::leasing("right", "1Gi", "normal").refused(&bed.client, &ns).await?;
-        ensure!(message.contains("memboss"), "{message}");
-        // Nobody else is touched.
-        TestPod::new("plain").create(&bed.client, &ns).await?;
-        pods::running(&bed.client, &ns, "plain").await.map(|_| ())
-    }
-    .await;
-    api.patch("memboss-operator", &PatchParams::default(), &Patch::Merge(scale(before))).await?;
-    wait::until("the operator is back", 60, || async { Ok((ready().await? == before).then_some(())) }).await?;
-    outcome?;
-    bed.remove(&ns).await
+    Bed::in_namespace("down", async |bed, ns| {
+        let api = Api::<Deployment>::namespaced(bed.client.clone(), SYSTEM);
+        let scale = |n: i32| json!({ "spec": { "replicas": n } });
+        let before = api.get("memboss-operator").await?.spec.replicas.unwrap_or(1);
+        api.patch("memboss-operator", &PatchParams::default(), &Patch::Merge(scale(0))).await?;
+        let ready = || async {
+            Ok::<_, anyhow::Error>(
+                api.get("memboss-operator").await?.status.and_then(|s| s.ready_replicas).unwrap_or(0),
+            )
+        };
+        wait::until("the operator is down", 60, || async { Ok((ready().await? == 0).then_some(())) }).await?;
+        let outcome = async {
+            all_are_refused(bed, ns).await?;
+            // A right one cannot be served without the operator: it is refused too, rather than started without its lease.
+            let message = TestPod::leasing("right", "1Gi", "normal").refused(&bed.client, ns).await?;
+            ensure!(message.contains("memboss"), "{message}");
+            // Nobody else is touched.
+            TestPod::new("plain").create(&bed.client, ns).await?;
+            pods::running(&bed.client, ns, "plain").await.map(|_| ())
+        }
+        .await;
+        api.patch("memboss-operator", &PatchParams::default(), &Patch::Merge(scale(before))).await?;
+        wait::until("the operator is back", 60, || async { Ok((ready().await? == before).then_some(())) }).await?;
+        outcome
+    })
+    .await
 }
 
 #[tokio::test]
 #[ignore = "needs the test bed"]
 async fn our_annotations_cannot_be_changed_afterwards() -> Result<()> {
-    let bed = Bed::connect().await?;
-    let (client, ns) = (&bed.client, bed.namespace("later").await?);
-    TestPod::leasing("later", "1Gi", "normal").create(client, &ns).await?;
-    pods::running(client, &ns, "later").await?;
-    let api = Api::<Pod>::namespaced(client.clone(), &ns);
-    // The administrator of the bed is exempt from nothing here: only our service accounts are.
-    for (key, value) in
-        [("memboss.dev/vram", "20Gi"), ("memboss.dev/priority", "urgent"), ("memboss.dev/gpus", "GPU-0")]
-    {
-        let patch = json!({ "metadata": { "annotations": { key: value } } });
-        let refused = api.patch("later", &PatchParams::default(), &Patch::Merge(patch)).await;
-        ensure!(refused.as_ref().is_err_and(|error| error.to_string().contains("memboss.dev")), "{key}: {refused:?}");
-    }
-    bed.remove(&ns).await
+    Bed::in_namespace("later", async |bed, ns| {
+        let client = &bed.client;
+        TestPod::leasing("later", "1Gi", "normal").create(client, ns).await?;
+        pods::running(client, ns, "later").await?;
+        let api = Api::<Pod>::namespaced(client.clone(), ns);
+        // The administrator of the bed is exempt from nothing here: only our service accounts are.
+        for (key, value) in
+            [("memboss.dev/vram", "20Gi"), ("memboss.dev/priority", "urgent"), ("memboss.dev/gpus", "GPU-0")]
+        {
+            let patch = json!({ "metadata": { "annotations": { key: value } } });
+            let refused = api.patch("later", &PatchParams::default(), &Patch::Merge(patch)).await;
+            ensure!(
+                refused.as_ref().is_err_and(|error| error.to_string().contains("memboss.dev")),
+                "{key}: {refused:?}"
+            );
+        }
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]
 #[ignore = "needs the test bed"]
 async fn more_than_any_gpu_has_is_unsatisfiable_at_once_and_says_the_largest() -> Result<()> {
-    let bed = Bed::connect().await?;
-    let (client, ns) = (&bed.client, bed.namespace("huge").await?);
-    TestPod::leasing("huge", "500Gi", "normal").create(client, &ns).await?;
-    let lease = leases::until_of(client, &ns, "huge", "is Unsatisfiable", |l| l.phase() == "Unsatisfiable").await?;
-    let largest = leases::gpus(client).await?.iter().map(|gpu| gpu.leasable).max().unwrap_or_default();
-    let (_, message) = lease.why();
-    ensure!(
-        message.contains(&format!("{largest}Mi")) || message.contains(&format!("{}Gi", largest / 1024)),
-        "{message} names {largest} MiB"
-    );
-    bed.remove(&ns).await
+    Bed::in_namespace("huge", async |bed, ns| {
+        let client = &bed.client;
+        TestPod::leasing("huge", "500Gi", "normal").create(client, ns).await?;
+        let lease = leases::until_of(client, ns, "huge", "is Unsatisfiable", |l| l.phase() == "Unsatisfiable").await?;
+        let largest = leases::gpus(client).await?.iter().map(|gpu| gpu.leasable).max().unwrap_or_default();
+        let (_, message) = lease.why();
+        ensure!(
+            message.contains(&format!("{largest}Mi")) || message.contains(&format!("{}Gi", largest / 1024)),
+            "{message} names {largest} MiB"
+        );
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]
 #[ignore = "needs the test bed"]
 async fn what_is_unsatisfiable_becomes_satisfiable_when_such_a_gpu_joins() -> Result<()> {
-    let bed = Bed::connect().await?;
-    let (client, ns) = (&bed.client, bed.namespace("joins").await?);
-    TestPod::leasing("huge", "100Gi", "normal").create(client, &ns).await?;
-    leases::until_of(client, &ns, "huge", "is Unsatisfiable", |l| l.phase() == "Unsatisfiable").await?;
-    bed.sim("node2", "create --seed joined --gpu h200")?;
-    // What a driver's tool would do after a board was added.
-    bed.sim("node2", "cdi --out /etc/cdi/nvidia.json")?;
-    pods::running(client, &ns, "huge").await?;
-    let lease = leases::until_of(client, &ns, "huge", "is Active", |l| l.phase() == "Active").await?;
-    ensure!(lease.node() == "node2", "{lease:?}");
-    bed.remove(&ns).await
+    Bed::in_namespace("joins", async |bed, ns| {
+        let client = &bed.client;
+        TestPod::leasing("huge", "100Gi", "normal").create(client, ns).await?;
+        leases::until_of(client, ns, "huge", "is Unsatisfiable", |l| l.phase() == "Unsatisfiable").await?;
+        bed.sim("node2", "create --seed joined --gpu h200")?;
+        // What a driver's tool would do after a board was added.
+        bed.sim("node2", "cdi --out /etc/cdi/nvidia.json")?;
+        pods::running(client, ns, "huge").await?;
+        let lease = leases::until_of(client, ns, "huge", "is Active", |l| l.phase() == "Active").await?;
+        ensure!(lease.node() == "node2", "{lease:?}");
+        Ok(())
+    })
+    .await
 }

@@ -28,7 +28,7 @@ impl Bed {
     /// When `KUBECONFIG` does not lead to an API server.
     pub async fn connect() -> Result<Self> {
         let client =
-            Client::try_default().await.context("no way to the test cluster: run it by `make test-cluster`")?;
+            Client::try_default().await.context("no way to the test cluster: run it by `make cluster-test`")?;
         let scripts = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cluster");
         Ok(Self { client, name: std::env::var("MEMBOSS_BED").unwrap_or_else(|_| "test".into()), scripts })
     }
@@ -81,6 +81,25 @@ impl Bed {
         let killed = self.on_node(node, &find)?;
         ensure!(!killed.trim().is_empty(), "no {binary} runs on {node}");
         Ok(())
+    }
+
+    /// Runs a test in a namespace of its own, which goes with everything in it whatever came of the test: the next one finds the bed empty.
+    ///
+    /// # Errors
+    /// The test's; or when there is no bed, or the namespace does not go.
+    pub async fn in_namespace(prefix: &str, test: impl AsyncFnOnce(&Self, &str) -> Result<()>) -> Result<()> {
+        let bed = Self::connect().await?;
+        let namespace = bed.namespace(prefix).await?;
+        let outcome = test(&bed, &namespace).await;
+        if outcome.is_err() {
+            // What it looked like is worth more than the error's words: captured output is shown with a failure.
+            for what in ["pods,vramleases", "events"] {
+                let args = ["kubectl", "-n", &namespace, "get", what, "-o", "wide"];
+                println!("{}", bed.script("k.sh", &args).unwrap_or_else(|error| format!("{error:#}")));
+            }
+        }
+        let removed = bed.remove(&namespace).await;
+        outcome.and(removed)
     }
 
     /// A fresh namespace, which goes with everything in it by [`Bed::remove`].

@@ -1,8 +1,8 @@
 //! Random worlds and random lives in them: what can happen, and how it is done to an engine. It may not judge what comes of it.
 
 use memboss_core::{
-    Class, Closed, Decision, Demand, EndReason, Engine, GpuSelector, Layout, Mib, Moment, NodeFacts, Percent, Phase,
-    Request, Slot, Span,
+    Class, Closed, Decision, Demand, DrainScope, EndReason, Engine, GpuSelector, GpuShare, Layout, Mib, Moment,
+    NodeFacts, Percent, Phase, Placement, Policy, Request, Slot, Span, Token,
 };
 use proptest::prelude::*;
 
@@ -38,6 +38,14 @@ pub enum Event {
     Close(usize, bool),
     AddNode(Vec<u64>, u64),
     RemoveNode(usize),
+    /// Somebody who decided elsewhere places a new lease, or one that waits here, on those GPUs.
+    Admit(Ask, usize, bool),
+    AdmitWaiting(usize, usize, bool),
+    Drain(usize, bool),
+    Open(usize),
+    Ram(usize, u64),
+    /// The engine is built again from what was written down.
+    Restart,
     Pass(u64),
 }
 
@@ -78,6 +86,12 @@ pub fn event() -> impl Strategy<Value = Event> {
         2 => (whom(), any::<bool>()).prop_map(|(at, close)| Event::Close(at, close)),
         1 => (prop::collection::vec(4..=12u64, 1..=3), 0..=10u64).prop_map(|(gpus, ram)| Event::AddNode(gpus, ram)),
         1 => whom().prop_map(Event::RemoveNode),
+        3 => (ask(), whom(), any::<bool>()).prop_map(|(ask, at, preempts)| Event::Admit(ask, at, preempts)),
+        1 => (whom(), whom(), any::<bool>()).prop_map(|(who, at, preempts)| Event::AdmitWaiting(who, at, preempts)),
+        1 => (whom(), any::<bool>()).prop_map(|(at, whole)| Event::Drain(at, whole)),
+        1 => whom().prop_map(Event::Open),
+        1 => (whom(), 0..=10u64).prop_map(|(at, size)| Event::Ram(at, size)),
+        1 => Just(Event::Restart),
         4 => (1..400u64).prop_map(Event::Pass),
     ]
 }
@@ -176,6 +190,22 @@ impl World {
                 }
             }
             Event::RemoveNode(_) => {}
+            Event::Admit(ask, at, preempts) => {
+                let request = self.request(ask);
+                self.admit(request, *at, *preempts);
+            }
+            Event::AdmitWaiting(who, at, preempts) => {
+                let waiting = pick(who).filter(|l| l.phase == Phase::Waiting).and_then(|l| self.engine.request(&l.id));
+                waiting.into_iter().for_each(|request| self.admit(request, *at, *preempts));
+            }
+            Event::Drain(which, whole) => self.drain(*which, *whole),
+            Event::Open(which) => self.open(which % self.facts.len()),
+            Event::Ram(which, size) => {
+                let which = which % self.facts.len();
+                self.facts[which].ram = mib(size * STEP);
+                self.engine.set_node(&self.facts[which]);
+            }
+            Event::Restart => self.restart(),
             Event::Pass(secs) => self.secs += secs,
             Event::Foreign(which, size) => self.change_gpu(*which, |gpu| gpu.foreign = mib(size * STEP)),
             Event::Close(which, close) => {
@@ -202,6 +232,48 @@ impl World {
         }
     }
 
+    /// On the node and GPUs that the number picks, whatever is there.
+    fn admit(&mut self, request: Request, at: usize, preempts: bool) {
+        let node = &self.facts[at % self.facts.len()];
+        let count = request.demand.slots.len().min(node.gpus.len());
+        let gpus = node.gpus.iter().cycle().skip(at / 3 % node.gpus.len()).take(count).zip(&request.demand.slots);
+        let gpus = gpus.map(|(gpu, slot)| GpuShare { uuid: gpu.uuid.clone(), memory: slot.on(gpu.leasable) });
+        let placement = Placement { node: node.name.clone(), gpus: gpus.collect(), ram: request.demand.ram };
+        drop(self.engine.admit(request, &placement, preempts, self.now()));
+    }
+
+    fn drain(&mut self, which: usize, whole: bool) {
+        let node = which % self.facts.len();
+        let facts = &mut self.facts[node];
+        let scope = if whole {
+            facts.closed = Some(Closed::Draining);
+            DrainScope::Node(facts.name.clone())
+        } else {
+            let gpu = which % facts.gpus.len();
+            DrainScope::Gpu(facts.gpus[gpu].uuid.clone())
+        };
+        self.engine.drain(&scope, at(self.secs)).unwrap();
+    }
+
+    fn open(&mut self, node: usize) {
+        let facts = &mut self.facts[node];
+        facts.closed = None;
+        facts.gpus.iter_mut().for_each(|gpu| gpu.closed = None);
+        for gpu in &facts.gpus {
+            self.engine.close_gpu(&gpu.uuid, None).unwrap();
+        }
+        self.engine.close_node(&facts.name, None).unwrap();
+        self.engine.set_node(&self.facts[node]);
+    }
+
+    fn restart(&mut self) {
+        let records = self.engine.records();
+        let epoch = self.engine.last_token().epoch + 1;
+        self.engine = Engine::new(Policy::default(), Token { epoch, sequence: 0 });
+        self.facts.iter().for_each(|facts| self.engine.set_node(facts));
+        records.into_iter().for_each(|record| self.engine.adopt(record).unwrap());
+    }
+
     fn change_gpu(&mut self, which: usize, change: impl FnOnce(&mut memboss_core::GpuFacts)) {
         let which = which % self.facts.len();
         let gpus = self.facts[which].gpus.len();
@@ -221,9 +293,9 @@ impl World {
 
     /// Opens every GPU and takes away what others use.
     pub fn heal(&mut self) {
-        for facts in &mut self.facts {
-            facts.gpus.iter_mut().for_each(|gpu| (gpu.foreign, gpu.closed) = (Mib::ZERO, None));
-            self.engine.set_node(facts);
+        for node in 0..self.facts.len() {
+            self.facts[node].gpus.iter_mut().for_each(|gpu| gpu.foreign = Mib::ZERO);
+            self.open(node);
         }
     }
 }

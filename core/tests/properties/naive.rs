@@ -72,7 +72,7 @@ pub fn pools(engine: &Engine, facts: &[NodeFacts]) -> BTreeMap<PoolName, NaivePo
         pools.insert((view.node.to_string(), Some(view.uuid.to_string())), pool);
     }
     for node in facts {
-        let pool = NaivePool { size: node.ram.mib(), ..NaivePool::default() };
+        let pool = NaivePool { size: node.ram.mib(), closed: node.closed.is_some(), ..NaivePool::default() };
         pools.insert((node.name.to_string(), None), pool);
     }
     for lease in engine.leases() {

@@ -33,6 +33,9 @@ fn each_wrong_placement_is_refused_by_its_name() {
     assert_eq!(refused(e, one(), &place("n", &[("c", 3000)])), "Closed");
     assert_eq!(refused(e, one(), &place("n", &[("a", 3000)])), "NoRoom");
     assert_eq!(refused(e, ask("there", N, 5, 1), &place("n", &[("b", 5)])), "IdInUse");
+    let mut wish = one();
+    wish.gpus.models = vec!["H100".to_owned()];
+    assert_eq!(refused(e, wish, &place("n", &[("b", 3000)])), "NotWanted");
     let ram = Placement { ram: mib(1001), ..place("n", &[("b", 10)]) };
     assert_eq!(refused(e, ask_for("x", N, demand(&[10], 1001), 1), &ram), "NoRoom");
 }
