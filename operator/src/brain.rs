@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::assumed::Assumed;
 use crate::heartbeats::Pulse;
 use crate::metrics::Figures;
 use crate::picture::answer;
@@ -19,7 +20,7 @@ use crate::plan::{Act, Lately, Planning, plan};
 use crate::status;
 use crate::watch::{Kind, News};
 use crate::world::{Key, NodeInfo, World, key};
-use crate::writes::{Seen, Writer};
+use crate::writes::{Seen, Writer, Written};
 
 /// News are gathered for so long before it is planned again: a burst costs one plan, not one each.
 const GATHER: Duration = Duration::from_millis(10);
@@ -49,6 +50,7 @@ pub struct Brain {
     untold: BTreeSet<Kind>,
     relisted: BTreeMap<Kind, BTreeSet<Key>>,
     under_way: BTreeMap<(&'static str, Key), Under>,
+    assumed: Assumed,
     refused: BTreeMap<Key, (u32, Instant)>,
     told: BTreeMap<Key, Instant>,
     redis_answered: Option<bool>,
@@ -60,7 +62,7 @@ pub struct Brain {
 }
 
 /// The end of one write.
-type Done = ((&'static str, Key), Result<(), kube::Error>);
+type Done = ((&'static str, Key), Result<Written, kube::Error>);
 
 impl Brain {
     /// A brain that has seen nothing.
@@ -77,6 +79,7 @@ impl Brain {
             untold: [Kind::Pods, Kind::Nodes, Kind::Memory, Kind::Leases].into(),
             relisted: BTreeMap::new(),
             under_way: BTreeMap::new(),
+            assumed: Assumed::default(),
             refused: BTreeMap::new(),
             told: BTreeMap::new(),
             redis_answered: None,
@@ -141,7 +144,8 @@ impl Brain {
                 self.seen(Kind::Leases, key.clone());
                 self.echo("lease", &key, lease.metadata.resource_version.as_deref());
                 self.note_refusal(&key, &lease);
-                self.world.leases.insert(key, *lease);
+                self.world.leases.insert(key.clone(), *lease);
+                self.assumed.seen(&mut self.world, &key);
             }
             News::Gone(Kind::Pods, key) => self.world.no_pod(&key),
             News::Gone(Kind::Nodes, key) => drop(self.world.nodes.remove(&key)),
@@ -150,6 +154,7 @@ impl Brain {
                 self.refused.remove(&key);
                 self.told.remove(&key);
                 self.world.leases.remove(&key);
+                self.assumed.undo(&mut self.world, &key);
             }
             News::Unreadable(kind, key) => self.seen(kind, key),
             News::Ram(lease) => self.placeholders.ram(&lease),
@@ -168,8 +173,7 @@ impl Brain {
     /// Once when it changes; its first answer is no news.
     fn tell_of_redis(&mut self, answers: bool) {
         if self.redis_answered.replace(answers).is_some_and(|before| before != answers) {
-            let writer = self.writer.clone();
-            tokio::spawn(async move { writer.tell_of_redis(answers).await });
+            self.writer.tell_of_redis(answers);
         }
     }
 
@@ -234,9 +238,12 @@ impl Brain {
         }
     }
 
-    fn written(&mut self, object: &(&'static str, Key), outcome: Result<(), kube::Error>) {
+    fn written(&mut self, object: &(&'static str, Key), outcome: Result<Written, kube::Error>) {
+        if !matches!(outcome, Ok(Written::AsPlanned)) && object.0 == "lease" {
+            self.assumed.undo(&mut self.world, &object.1);
+        }
         match outcome {
-            Ok(()) => {
+            Ok(_) => {
                 let echoed = self.under_way.get(object).is_none_or(|under| under.version.is_none());
                 if echoed {
                     self.under_way.remove(object);
@@ -270,6 +277,7 @@ impl Brain {
             return now + IDLE;
         }
         self.under_way.retain(|_, under| now.duration_since(under.since) < FORGOTTEN);
+        self.assumed.forget(&mut self.world, FORGOTTEN, now);
         self.told.retain(|_, at| now.duration_since(*at) < NUMBERS);
         let lately = Lately {
             refused: self.refused.iter().filter(|(_, (_, until))| *until > now).map(|(key, _)| key.clone()).collect(),
@@ -317,6 +325,9 @@ impl Brain {
             }
         }
         let seen = Seen::of(&self.world, &act);
+        if let Act::Place(key, placement, _) = &act {
+            self.assumed.assume(&mut self.world, key, placement, Instant::now());
+        }
         let version = match object.0 {
             "pod" => self.world.pods.get(&object.1).and_then(|pod| pod.metadata.resource_version.clone()),
             _ => self.world.leases.get(&object.1).and_then(|lease| lease.metadata.resource_version.clone()),

@@ -31,7 +31,6 @@ impl Eligible {
 #[derive(Debug)]
 pub struct Shapes<'a> {
     world: &'a World,
-    taken: BTreeMap<String, Amounts>,
     known: Vec<(Shape<'a>, Arc<Eligible>)>,
 }
 
@@ -48,14 +47,14 @@ struct Shape<'a> {
 const KINDS: usize = 32;
 
 impl<'a> Shapes<'a> {
-    /// None is known yet. `taken` is what pods have of each node, those included that are on their way there.
+    /// None is known yet.
     #[must_use]
-    pub const fn new(world: &'a World, taken: BTreeMap<String, Amounts>) -> Self {
-        Self { world, taken, known: Vec::new() }
+    pub const fn new(world: &'a World) -> Self {
+        Self { world, known: Vec::new() }
     }
 
-    /// Where that pod could run.
-    pub fn eligible(&mut self, pod: &'a Pod) -> Arc<Eligible> {
+    /// Where that pod could run. `taken`, the same each time, is what pods have of each node, those included that are on their way there.
+    pub fn eligible(&mut self, pod: &'a Pod, taken: &BTreeMap<String, Amounts>) -> Arc<Eligible> {
         let Some(spec) = pod.spec.as_ref() else { return Arc::default() };
         let shape = Shape {
             selector: spec.node_selector.as_ref(),
@@ -66,7 +65,7 @@ impl<'a> Shapes<'a> {
         if let Some((_, found)) = self.known.iter().find(|(known, _)| *known == shape) {
             return found.clone();
         }
-        let found = Arc::new(eligible(self.world, &self.taken, pod));
+        let found = Arc::new(eligible(self.world, taken, pod));
         if self.known.len() < KINDS {
             self.known.push((shape, found.clone()));
         }

@@ -4,6 +4,7 @@
 
 pub mod admit;
 pub mod annotations;
+pub mod assumed;
 pub mod brain;
 pub mod certs;
 pub mod credentials;

@@ -84,6 +84,8 @@ pub struct Picture {
     pub eligible: BTreeMap<Key, Arc<Eligible>>,
     /// Leases that could not be read, and why.
     pub unreadable: BTreeMap<Key, String>,
+    /// What pods take of each node, those included that are on their way there.
+    pub taken: BTreeMap<String, Amounts>,
 }
 
 /// Makes the picture. `paused` are leases that were refused just now: they wait a moment, so that what refused them can be seen first.
@@ -96,13 +98,14 @@ pub fn paint(world: &World, paused: &BTreeSet<Key>, now: Moment) -> Picture {
         engine: Engine::new(policy, Token::default()),
         eligible: BTreeMap::new(),
         unreadable: BTreeMap::new(),
+        taken: taken(world),
     };
     for (name, node) in &world.memory {
         if let Some(facts) = node_facts(world, name, node) {
             picture.engine.set_node(&facts);
         }
     }
-    let mut shapes = Shapes::new(world, taken(world));
+    let mut shapes = Shapes::new(world);
     let mut queued = Vec::new();
     for (key, lease) in &world.leases {
         let outcome = match stands(world, lease) {
@@ -127,7 +130,7 @@ pub fn paint(world: &World, paused: &BTreeSet<Key>, now: Moment) -> Picture {
         if gate(pod).is_none_or(|(_, gates)| gates > 1) {
             continue;
         }
-        let found = shapes.eligible(pod);
+        let found = shapes.eligible(pod, &picture.taken);
         let submitted = request(key, lease).and_then(|mut request| {
             request.nodes = if found.nodes.len() == world.memory.len() {
                 NodeSelector::Any

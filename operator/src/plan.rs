@@ -16,7 +16,7 @@ use crate::annotations;
 use crate::leases::{lease_for, name_for, open_gate, owner_of};
 use crate::picture::{Picture, Standing, answer, is_gated, moment, paint, stands};
 use crate::status::{self, Context};
-use crate::world::{Key, World, is_over, key};
+use crate::world::{Amounts, Key, World, is_over, key, requests};
 
 /// Only so many places in the queue are told: each change of the front would move all of them.
 const TOLD_PLACES: usize = 100;
@@ -31,8 +31,8 @@ const LONGEST_GRACE: u32 = 30;
 pub enum Act {
     /// A pod needs a lease.
     Create(Box<VramLease>),
-    /// A lease goes there, if nobody changed it meanwhile.
-    Place(Key, Placement),
+    /// A lease goes there, if nobody changed it meanwhile, and its status says so.
+    Place(Key, Placement, Box<VramLeaseStatus>),
     /// A lease is not wanted any more.
     Withdraw(Key, EndReason),
     /// A lease's status should say this.
@@ -55,7 +55,7 @@ impl Act {
     pub fn object(&self) -> (&'static str, Key) {
         match self {
             Self::Create(lease) => ("lease", key(lease.as_ref())),
-            Self::Place(lease, _)
+            Self::Place(lease, ..)
             | Self::Withdraw(lease, _)
             | Self::Say(lease, _)
             | Self::Inherited(lease, _)
@@ -96,7 +96,7 @@ pub fn plan(world: &World, planning: &Planning, lately: &Lately, now: Timestamp)
     } else {
         new_leases(world, &mut acts);
     }
-    let placed = placements(world, planning, decisions, &mut acts);
+    let placed = placements(world, planning, &mut picture.taken, decisions, now, &mut acts);
     let places = places(&picture);
     for (key, lease) in &world.leases {
         if placed.contains(key) {
@@ -163,8 +163,16 @@ fn was_preempted(lease: &VramLease) -> bool {
     ended || going
 }
 
-/// Grants and claims of the picture become placements, unless the lease has just that one already.
-fn placements(world: &World, planning: &Planning, decisions: Vec<Decision>, acts: &mut Vec<Act>) -> BTreeSet<Key> {
+/// Grants and claims of the picture become placements, unless the lease has just that one already. The picture counts memory alone: what else the pods
+/// of one plan take of a node is counted here, and who finds no room any more is looked at again in the next.
+fn placements(
+    world: &World,
+    planning: &Planning,
+    taken: &mut BTreeMap<String, Amounts>,
+    decisions: Vec<Decision>,
+    now: Timestamp,
+    acts: &mut Vec<Act>,
+) -> BTreeSet<Key> {
     let mut placed = BTreeSet::new();
     for decision in decisions {
         let (id, placement, victims) = match decision {
@@ -175,6 +183,10 @@ fn placements(world: &World, planning: &Planning, decisions: Vec<Decision>, acts
         let Some(lease) = world.leases.get(id.as_str()).filter(|lease| stands(world, lease) == Standing::Queued) else {
             continue;
         };
+        placed.insert(id.to_string());
+        if !takes(world, taken, placement.node.as_str(), lease) {
+            continue;
+        }
         let before =
             lease.status.as_ref().and_then(|status| status.placement.as_ref()).map_or(0, |placed| placed.attempt);
         let gpus = placement
@@ -189,10 +201,24 @@ fn placements(world: &World, planning: &Planning, decisions: Vec<Decision>, acts
             victims: victims.iter().map(LeaseId::to_string).collect(),
             withdrawn: None,
         };
-        placed.insert(id.to_string());
-        acts.push(Act::Place(id.to_string(), placement));
+        let mut there = lease.clone();
+        there.status.get_or_insert_default().placement = Some(placement.clone());
+        let said = status::desired(&there, &Context { standing: Standing::Asked, ..Context::default() }, now);
+        acts.push(Act::Place(id.to_string(), placement, Box::new(said)));
     }
     placed
+}
+
+/// Takes the place that the lease's pod needs on that node beside its GPU memory, if there is as much.
+fn takes(world: &World, taken: &mut BTreeMap<String, Amounts>, node: &str, lease: &VramLease) -> bool {
+    let spec = world.pod_of(lease).and_then(|pod| pod.spec.as_ref());
+    let (Some(spec), Some(info)) = (spec, world.nodes.get(node)) else { return false };
+    let sum = taken.get(node).copied().unwrap_or_default().plus(requests(spec));
+    let fits = sum.lacking(info.allocatable).is_none();
+    if fits {
+        taken.insert(node.to_owned(), sum);
+    }
+    fits
 }
 
 fn places(picture: &Picture) -> BTreeMap<Key, u32> {
@@ -235,10 +261,10 @@ fn lease_acts(
     let later = lately.told.contains(key) && status::differs_in_numbers_only(&old, &desired);
     if !status::says_the_same(&old, &desired) && !later {
         acts.push(Act::Say(key.clone(), Box::new(desired)));
-        return;
-    }
-    let placed_and_wanted = placed.is_some_and(|placed| placed.withdrawn.is_none());
-    if pod_is_over && placed_and_wanted && matches!(standing, Standing::Asked | Standing::Held) {
+    } else if pod_is_over
+        && placed.is_some_and(|placed| placed.withdrawn.is_none())
+        && matches!(standing, Standing::Asked | Standing::Held)
+    {
         let reason = if pod.is_some() { EndReason::Exited } else { EndReason::Deleted };
         acts.push(Act::Withdraw(key.clone(), reason));
         return;

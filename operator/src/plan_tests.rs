@@ -56,7 +56,9 @@ fn carry_out(world: &mut World, acts: Vec<Act>) {
     for act in acts {
         match act {
             Act::Create(lease) => drop(world.leases.insert(key(lease.as_ref()), *lease)),
-            Act::Place(key, placement) => status(world, &key).placement = Some(placement),
+            Act::Place(key, placement, said) => {
+                *status(world, &key) = VramLeaseStatus { placement: Some(placement), ..*said };
+            }
             // A merge: what the plan does not name stays.
             Act::Say(key, said) => {
                 let inherited_by = status(world, &key).inherited_by.clone();
@@ -114,14 +116,30 @@ fn a_gated_pod_gets_a_lease_a_place_and_its_gate_opened_when_its_agent_has_it() 
     world.pod(pod("a", "8Gi", "normal"));
     let first = settle(&mut world);
     assert!(matches!(&first[0], Act::Create(lease) if lease.spec.requested == "8Gi"), "{first:?}");
-    let placed =
-        first.iter().find_map(|act| if let Act::Place(_, placement) = act { Some(placement) } else { None }).unwrap();
+    let placed = first
+        .iter()
+        .find_map(|act| if let Act::Place(_, placement, _) = act { Some(placement) } else { None })
+        .unwrap();
     assert_eq!((placed.node.as_str(), placed.attempt, placed.epoch.number), ("node1", 1, 7));
     assert!(is_gated(&world.pods["ns/a"]), "not before the agent has answered");
     let lease = lease_of(&world, "a");
     agent_says(&mut world, &lease, AllocationState::Reserved);
     assert!(settle(&mut world).iter().any(|act| matches!(act, Act::OpenGate(pod, _) if pod == "ns/a")));
     assert!(acts(&world).is_empty(), "a world in which all was done gives no plan");
+}
+
+#[test]
+fn pods_of_one_plan_do_not_take_the_same_room_beside_their_gpu_memory() {
+    let mut world = world(4);
+    world.nodes.get_mut("node1").unwrap().allocatable.pods = 5;
+    for n in 0..8 {
+        world.pod(pod(&format!("p{n}"), "1Gi", "normal"));
+    }
+    let plans = settle(&mut world);
+    assert_eq!(plans.iter().filter(|act| matches!(act, Act::Place(..))).count(), 5);
+    let waiting: Vec<_> = world.leases.values().filter_map(|lease| lease.status.clone()).collect();
+    let nowhere = waiting.iter().filter(|status| status.why.as_deref() == Some("NoEligibleNode"));
+    assert_eq!(nowhere.count(), 3, "{waiting:?}");
 }
 
 #[test]
@@ -167,7 +185,7 @@ fn a_refused_lease_is_placed_again_with_another_attempt_once_its_pause_is_over()
     let (while_paused, _) = plan(&world, &planning(), &lately, now());
     assert!(!while_paused.iter().any(|act| matches!(act, Act::Place(..))), "{while_paused:?}");
     let again = acts(&world);
-    assert!(again.iter().any(|act| matches!(act, Act::Place(_, placement) if placement.attempt == 2)), "{again:?}");
+    assert!(again.iter().any(|act| matches!(act, Act::Place(_, placement, _) if placement.attempt == 2)), "{again:?}");
 }
 
 fn with_running_batch(world: &mut World) -> Key {
@@ -189,7 +207,7 @@ fn an_urgent_lease_is_placed_with_its_victims_named_and_the_victims_pod_evicted_
     let done = settle(&mut world);
     let victims = done
         .iter()
-        .find_map(|act| if let Act::Place(_, placement) = act { Some(placement.victims.clone()) } else { None });
+        .find_map(|act| if let Act::Place(_, placement, _) = act { Some(placement.victims.clone()) } else { None });
     assert_eq!(victims, Some(vec![victim.clone()]));
     let urgent = lease_of(&world, "urgent");
     agent_says(&mut world, &urgent, AllocationState::Claimed);

@@ -6,14 +6,18 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource as _};
 use memboss_core::EndReason;
 use memboss_crds::{LeasePhase, VramLease, VramLeaseStatus};
+use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::leases::owner_of;
 
-/// Writes events.
+/// So many events wait to be written; more are not: what they say is in the objects' status too.
+const PENDING: usize = 1024;
+
+/// Has events written, one after the other, beside everything else: nothing waits for them.
 #[derive(Clone)]
 pub struct Speaker {
-    recorder: Recorder,
+    pending: mpsc::Sender<(Event, ObjectReference)>,
 }
 
 impl std::fmt::Debug for Speaker {
@@ -23,19 +27,24 @@ impl std::fmt::Debug for Speaker {
 }
 
 impl Speaker {
-    /// Speaks as that instance of the operator.
+    /// Speaks as that instance of the operator, as long as somebody has it. To be called on a runtime.
     #[must_use]
     pub fn new(client: Client, instance: String) -> Self {
-        Self {
-            recorder: Recorder::new(
-                client,
-                Reporter { controller: "memboss-operator".into(), instance: Some(instance) },
-            ),
-        }
+        let reporter = Reporter { controller: "memboss-operator".into(), instance: Some(instance) };
+        let recorder = Recorder::new(client, reporter);
+        let (pending, mut events) = mpsc::channel::<(Event, ObjectReference)>(PENDING);
+        tokio::spawn(async move {
+            while let Some((event, about)) = events.recv().await {
+                if let Err(error) = recorder.publish(&event, &about).await {
+                    debug!(error = &error as &dyn std::error::Error, event.reason, "an event was not written");
+                }
+            }
+        });
+        Self { pending }
     }
 
     /// A lease's state or reason is another one.
-    pub async fn lease_changed(&self, lease: &VramLease, pod: Option<&Pod>, status: &VramLeaseStatus) {
+    pub fn lease_changed(&self, lease: &VramLease, pod: Option<&Pod>, status: &VramLeaseStatus) {
         let before = lease.status.clone().unwrap_or_default();
         if before.phase == status.phase && before.why == status.why {
             return;
@@ -46,20 +55,22 @@ impl Speaker {
             || reason == EndReason::OverLease.name()
             || reason == crate::status::TIMED_OUT;
         let note = status.message.clone().unwrap_or_default();
-        self.say(serious, &reason, &note, &lease.object_ref(&())).await;
-        if let Some(pod) = pod {
+        self.say(serious, &reason, &note, &lease.object_ref(&()));
+        // That a pod's containers run is told by its kubelet.
+        let runs = phase == LeasePhase::Active && !serious;
+        if let Some(pod) = pod.filter(|_| !runs) {
             let place = status
                 .queue
                 .as_ref()
                 .and_then(|queue| queue.position)
                 .map(|p| format!("place {p} in the queue: "))
                 .unwrap_or_default();
-            self.say(serious, &reason, &format!("{place}{note}"), &pod.object_ref(&())).await;
+            self.say(serious, &reason, &format!("{place}{note}"), &pod.object_ref(&()));
         }
     }
 
     /// A pod is being ended.
-    pub async fn evicting(&self, pod: &Pod, reason: EndReason) {
+    pub fn evicting(&self, pod: &Pod, reason: EndReason) {
         let note = match reason {
             EndReason::Expired => {
                 "nobody came for its GPU memory in time, and its node gave it to others: the pod is evicted"
@@ -70,11 +81,11 @@ impl Speaker {
             Some(owner) => format!("; {} {} makes it again", owner.kind, owner.name),
             None => "; nothing makes it again".to_owned(),
         };
-        self.say(true, reason.name(), &format!("{note}{again}"), &pod.object_ref(&())).await;
+        self.say(true, reason.name(), &format!("{note}{again}"), &pod.object_ref(&()));
     }
 
     /// Redis answers no longer, or does again: told on the operator's own pod.
-    pub async fn redis(&self, answers: bool, me: &ObjectReference) {
+    pub fn redis(&self, answers: bool, me: &ObjectReference) {
         let (reason, note) = if answers {
             ("RedisAnswers", "heartbeats are read again")
         } else {
@@ -83,10 +94,10 @@ impl Speaker {
                 "heartbeats cannot be read: placement and detection are slower; no lease ends and none is granted by that",
             )
         };
-        self.say(!answers, reason, note, me).await;
+        self.say(!answers, reason, note, me);
     }
 
-    async fn say(&self, serious: bool, reason: &str, note: &str, about: &ObjectReference) {
+    fn say(&self, serious: bool, reason: &str, note: &str, about: &ObjectReference) {
         let event = Event {
             type_: if serious { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),
@@ -94,8 +105,8 @@ impl Speaker {
             action: "Lease".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, about).await {
-            debug!(error = &error as &dyn std::error::Error, reason, "an event was not written");
+        if self.pending.try_send((event, about.clone())).is_err() {
+            debug!(reason, "an event was not written: too many are waiting");
         }
     }
 }

@@ -35,6 +35,15 @@ impl Seen {
     }
 }
 
+/// What came of an act that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// The API server took it.
+    AsPlanned,
+    /// The object is gone or another by now, or it was done already.
+    Overtaken,
+}
+
 /// The way into the API server.
 #[derive(Clone)]
 pub struct Writer {
@@ -58,25 +67,22 @@ impl Writer {
     }
 
     /// Says that Redis answers no longer, or does again.
-    pub async fn tell_of_redis(&self, answers: bool) {
-        self.speaker.redis(answers, &self.me).await;
+    pub fn tell_of_redis(&self, answers: bool) {
+        self.speaker.redis(answers, &self.me);
     }
 
     /// Carries out one act.
     ///
     /// # Errors
     /// What the API server said; not for what is gone or was done already.
-    pub async fn carry_out(&self, act: Act, seen: Seen) -> Result<(), kube::Error> {
+    pub async fn carry_out(&self, act: Act, seen: Seen) -> Result<Written, kube::Error> {
         match act {
             Act::Create(lease) => {
                 let api = self.leases(&lease.namespace().unwrap_or_default());
-                passable(
-                    api.create(&PostParams { field_manager: Some(OPERATOR.into()), ..PostParams::default() }, &lease)
-                        .await,
-                    &[409],
-                )
+                let parameters = PostParams { field_manager: Some(OPERATOR.into()), ..PostParams::default() };
+                passable(api.create(&parameters, &lease).await, &[409])
             }
-            Act::Place(key, placement) => {
+            Act::Place(key, placement, said) => {
                 // Only onto the lease as it was seen: whoever else decided meanwhile wins.
                 let version = seen.lease.as_ref().and_then(kube::ResourceExt::resource_version);
                 let mut placement = json!(placement);
@@ -84,7 +90,11 @@ impl Writer {
                 if let Some(fields) = placement.as_object_mut() {
                     fields.entry("withdrawn").or_insert(Value::Null);
                 }
-                let patch = json!({ "metadata": { "resourceVersion": version }, "status": { "placement": placement } });
+                let mut status = operators_part(&said);
+                if let Some(fields) = status.as_object_mut() {
+                    fields.insert("placement".into(), placement);
+                }
+                let patch = json!({ "metadata": { "resourceVersion": version }, "status": status });
                 self.status(&key, &patch).await
             }
             Act::Withdraw(key, reason) => {
@@ -92,16 +102,16 @@ impl Writer {
             }
             Act::Inherited(key, heir) => self.status(&key, &json!({ "status": { "inheritedBy": heir } })).await,
             Act::Say(key, status) => {
-                self.status(&key, &json!({ "status": operators_part(&status) })).await?;
+                let written = self.status(&key, &json!({ "status": operators_part(&status) })).await?;
                 if let Some(lease) = &seen.lease {
-                    self.speaker.lease_changed(lease, seen.pod.as_ref(), &status).await;
+                    self.speaker.lease_changed(lease, seen.pod.as_ref(), &status);
                 }
-                Ok(())
+                Ok(written)
             }
             Act::OpenGate(key, patch) => self.open_gate(&key, patch).await,
             Act::Evict(_, reason) => match &seen.pod {
                 Some(pod) => self.evict(pod, reason).await,
-                None => Ok(()),
+                None => Ok(Written::Overtaken),
             },
             Act::Release(key) => self.release(&key, seen.lease.as_ref()).await,
             Act::Forget(key) => {
@@ -115,21 +125,23 @@ impl Writer {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    async fn status(&self, key: &Key, patch: &Value) -> Result<(), kube::Error> {
+    async fn status(&self, key: &Key, patch: &Value) -> Result<Written, kube::Error> {
         let (namespace, name) = split(key);
         let parameters = PatchParams { field_manager: Some(OPERATOR.into()), ..PatchParams::default() };
         passable(self.leases(namespace).patch_status(name, &parameters, &Patch::Merge(patch)).await, &[404, 409])
     }
 
-    async fn open_gate(&self, key: &Key, patch: Value) -> Result<(), kube::Error> {
+    async fn open_gate(&self, key: &Key, patch: Value) -> Result<Written, kube::Error> {
         let (namespace, name) = split(key);
-        let Ok(patch) = serde_json::from_value::<json_patch::Patch>(patch) else { return Ok(()) };
+        let Ok(patch) = serde_json::from_value::<json_patch::Patch>(patch) else {
+            return Ok(Written::Overtaken);
+        };
         let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
         passable(api.patch(name, &PatchParams::default(), &Patch::<()>::Json(patch)).await, &[404, 409])
     }
 
     /// Says why in the pod's status, so that a Job does not count it as a failure of its own; then evicts, and where that is refused, deletes.
-    async fn evict(&self, pod: &Pod, reason: EndReason) -> Result<(), kube::Error> {
+    async fn evict(&self, pod: &Pod, reason: EndReason) -> Result<Written, kube::Error> {
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let name = pod.name_any();
         let message = match reason {
@@ -142,7 +154,7 @@ impl Writer {
             "message": message, "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().to_string().split('.').next().map(|s| format!("{}Z", s.trim_end_matches('Z'))),
         }] } });
         passable(api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(condition)).await, &[404, 409])?;
-        self.speaker.evicting(pod, reason).await;
+        self.speaker.evicting(pod, reason);
         let options = DeleteParams {
             grace_period_seconds: Some(grace_for(pod, reason)),
             preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
@@ -151,8 +163,10 @@ impl Writer {
         if pod.metadata.deletion_timestamp.is_none() {
             let asked = EvictParams { delete_options: Some(options.clone()), ..EvictParams::default() };
             match api.evict(&name, &asked).await {
-                Ok(_) => return Ok(()),
-                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return Ok(()),
+                Ok(_) => return Ok(Written::AsPlanned),
+                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
+                    return Ok(Written::Overtaken);
+                }
                 // A budget stands against it (429), or several do (500). The notice was the time to go; the class decides now.
                 Err(kube::Error::Api(status)) if status.code == 429 || status.code == 500 => {}
                 Err(error) => return Err(error),
@@ -161,14 +175,16 @@ impl Writer {
         passable(api.delete(&name, &options).await.map(|_| ()), &[404, 409])
     }
 
-    async fn release(&self, key: &Key, lease: Option<&VramLease>) -> Result<(), kube::Error> {
-        let Some(lease) = lease else { return Ok(()) };
-        let Some(at) = lease.finalizers().iter().position(|finalizer| finalizer == FINALIZER) else { return Ok(()) };
+    async fn release(&self, key: &Key, lease: Option<&VramLease>) -> Result<Written, kube::Error> {
+        let at = lease.and_then(|lease| lease.finalizers().iter().position(|finalizer| finalizer == FINALIZER));
+        let Some(at) = at else { return Ok(Written::Overtaken) };
         let patch = json!([
             { "op": "test", "path": format!("/metadata/finalizers/{at}"), "value": FINALIZER },
             { "op": "remove", "path": format!("/metadata/finalizers/{at}") },
         ]);
-        let Ok(patch) = serde_json::from_value::<json_patch::Patch>(patch) else { return Ok(()) };
+        let Ok(patch) = serde_json::from_value::<json_patch::Patch>(patch) else {
+            return Ok(Written::Overtaken);
+        };
         let (namespace, name) = split(key);
         passable(
             self.leases(namespace).patch(name, &PatchParams::default(), &Patch::<()>::Json(patch)).await,
@@ -208,10 +224,10 @@ fn split(key: &str) -> (&str, &str) {
 }
 
 /// Errors with those codes mean that the world has moved on; what is to be done then is planned again.
-fn passable<T>(outcome: Result<T, kube::Error>, codes: &[u16]) -> Result<(), kube::Error> {
+fn passable<T>(outcome: Result<T, kube::Error>, codes: &[u16]) -> Result<Written, kube::Error> {
     match outcome {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if codes.contains(&status.code) => Ok(()),
+        Ok(_) => Ok(Written::AsPlanned),
+        Err(kube::Error::Api(status)) if codes.contains(&status.code) => Ok(Written::Overtaken),
         Err(error) => Err(error),
     }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::figures::{Samples, figure};
 use crate::marks::{Marks, Sight};
 
-/// A node takes 110 pods, and the operator counts those that wait behind a gate for their place on it.
+/// A node takes 110 pods, and the operator counts those that wait for their place on it.
 const PODS: u32 = 150;
 const ROUNDS: u32 = 2;
 const AT_ONCE: usize = 32;
@@ -32,9 +32,9 @@ pub(crate) async fn marks(bed: &Bed, namespace: &str) -> Result<Marks> {
     Marks::of(api, |sight| admitted(&sight)).await
 }
 
-/// A pod with a gate of somebody else, which nobody opens: its lease is admitted, and it never starts.
-fn gated(name: &str) -> TestPod {
-    TestPod::leasing(name, "256Mi", "normal").spec(json!({ "schedulingGates": [{ "name": "bench/hold" }] }))
+/// A pod of a scheduler that is not there: its lease is admitted and its gate opened, and it never starts.
+fn waiting(name: &str) -> TestPod {
+    TestPod::leasing(name, "256Mi", "normal").spec(json!({ "schedulerName": "nobody" }))
 }
 
 /// What one round took.
@@ -68,7 +68,7 @@ async fn round(bed: &Bed) -> Result<Round> {
             let ns = ns.as_str();
             async move {
                 let posted = Instant::now();
-                let pod = gated(&format!("p{number:03}")).create(&bed.client, ns).await?;
+                let pod = waiting(&format!("p{number:03}")).create(&bed.client, ns).await?;
                 anyhow::Ok((pod.metadata.uid.context("a created pod has a uid")?, posted))
             }
         })

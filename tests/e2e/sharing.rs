@@ -59,7 +59,7 @@ async fn forty_pods_at_once_all_start_each_bound_to_the_gpu_of_its_lease() -> Re
         let client = &bed.client;
         let names: Vec<_> = (0..40).map(|n| format!("p{n:02}")).collect();
         let create = |name: &String| {
-            let (pod, ns) = (TestPod::leasing(name, "512Mi", "normal"), ns.clone());
+            let pod = TestPod::leasing(name, "512Mi", "normal");
             async move { pod.create(client, ns).await }
         };
         let created = futures::future::join_all(names.iter().map(create)).await;
