@@ -51,7 +51,7 @@ impl Collector for Figures {
         let leases = leases
             .into_iter()
             .map(|((state, class), n)| (vec![("state", state.to_owned()), ("class", class.to_owned())], n));
-        gauges(&mut encoder, "memboss_leases", "Leases by state and class", None, leases)?;
+        gauges(&mut encoder, "memboss_node_leases", "Leases of this node by state and class", None, leases)?;
         let held = [(Vec::new(), i64::from(snapshot.hold.is_some()))].into_iter();
         gauges(&mut encoder, "memboss_hold", "1 while nothing is granted", None, held)?;
         let counted = &snapshot.counters;

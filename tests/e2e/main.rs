@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod faults;
+mod machine;
 mod preemption;
 mod shapes;
 mod sharing;

@@ -74,12 +74,20 @@ impl Bed {
     /// # Errors
     /// When there is none.
     pub fn kill(&self, node: &str, binary: &str) -> Result<()> {
+        self.signal(node, binary, "KILL")
+    }
+
+    /// Sends a process of ours on a node that signal; `binary` is its file's name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn signal(&self, node: &str, binary: &str, signal: &str) -> Result<()> {
         // The nodes share one pid namespace: the cgroup tells whose process it is.
         let find = format!(
-            "for p in $(pgrep -f '^([^ ]*/)?{binary}( |$)'); do grep -q '/{node}/' /proc/$p/cgroup && kill -9 $p && echo $p; done; true"
+            "for p in $(pgrep -f '^([^ ]*/)?{binary}( |$)'); do grep -q '/{node}/' /proc/$p/cgroup && kill -{signal} $p && echo $p; done; true"
         );
-        let killed = self.on_node(node, &find)?;
-        ensure!(!killed.trim().is_empty(), "no {binary} runs on {node}");
+        let reached = self.on_node(node, &find)?;
+        ensure!(!reached.trim().is_empty(), "no {binary} runs on {node}");
         Ok(())
     }
 
