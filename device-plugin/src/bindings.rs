@@ -73,6 +73,10 @@ impl Bindings {
             sequence: 0,
             looks_unused: 0,
         });
+        // Another pod has these slots now: what the one before was told nobody asks for again.
+        if binding.looks_unused >= LOOKS_UNTIL_IDLE {
+            binding.names.clear();
+        }
         binding.names.push(name.clone());
         let surplus = binding.names.len().saturating_sub(NAMES_KEPT);
         binding.names.drain(..surplus);
@@ -133,6 +137,13 @@ impl Bindings {
             }
         }
         holders
+    }
+
+    /// The names of slots that containers have, or had when last seen: only these need a file. A container that starts again has its file written again.
+    #[must_use]
+    pub fn used_names(&self) -> BTreeSet<&str> {
+        let used = self.by_slots.values().filter(|binding| binding.looks_unused < LOOKS_UNTIL_IDLE);
+        used.flat_map(|binding| &binding.names).map(String::as_str).collect()
     }
 
     /// Every name that may still be asked for.
@@ -197,6 +208,21 @@ mod tests {
         assert!(bindings.look(&used));
         assert_eq!(bindings.names(&old), None);
         assert_eq!(bindings.holders().len(), 3);
+    }
+
+    #[test]
+    fn who_gets_slots_that_lay_idle_begins_with_one_name_and_idle_ones_need_no_file() {
+        let mut bindings = Bindings::starting_at(1);
+        let slots = set(&["s0001"]);
+        bindings.name(&slots);
+        bindings.name(&slots);
+        assert_eq!(bindings.used_names(), ["s0001-1", "s0001-2"].into());
+        bindings.look(&BTreeSet::new());
+        bindings.look(&BTreeSet::new());
+        assert!(bindings.used_names().is_empty());
+        assert_eq!(bindings.all_names().len(), 2, "a kubelet that starts lists nobody for a while");
+        bindings.name(&slots);
+        assert_eq!(bindings.names(&slots).unwrap(), ["s0001-3"]);
     }
 
     #[test]

@@ -140,12 +140,13 @@ impl State {
         }
     }
 
-    /// Takes the kubelet's view of which slots are in use; drops what nobody can ask for any more.
+    /// Takes the kubelet's view of which slots are in use; drops what nobody can ask for any more, and the files that nobody needs now: the runtime
+    /// reads all of them for each container.
     pub async fn look(&self, used: &BTreeSet<SlotId>, cdi: &CdiDirectory) {
         let (news, version) = self.change(|inner| {
             let news = inner.bindings.look(used);
             inner.forget_removed();
-            cdi.sweep(&inner.bindings.all_names());
+            cdi.sweep(&inner.bindings.used_names());
             news
         });
         if news {

@@ -55,10 +55,12 @@ impl Speaker {
             || reason == EndReason::OverLease.name()
             || reason == crate::status::TIMED_OUT;
         let note = status.message.clone().unwrap_or_default();
+        // That a pod's containers run is told by its kubelet, and since when by the lease's status.
+        if phase == LeasePhase::Active && !serious && before.phase == Some(LeasePhase::Reserved) {
+            return;
+        }
         self.say(serious, &reason, &note, &lease.object_ref(&()));
-        // That a pod's containers run is told by its kubelet.
-        let runs = phase == LeasePhase::Active && !serious;
-        if let Some(pod) = pod.filter(|_| !runs) {
+        if let Some(pod) = pod {
             let place = status
                 .queue
                 .as_ref()
