@@ -95,12 +95,13 @@ impl Bed {
     ///
     /// # Errors
     /// The test's; or when there is no bed, or the namespace does not go.
+    #[expect(clippy::print_stdout, reason = "what a test prints is shown when it fails")]
     pub async fn in_namespace(prefix: &str, test: impl AsyncFnOnce(&Self, &str) -> Result<()>) -> Result<()> {
         let bed = Self::connect().await?;
         let namespace = bed.namespace(prefix).await?;
         let outcome = test(&bed, &namespace).await;
         if outcome.is_err() {
-            // What it looked like is worth more than the error's words: captured output is shown with a failure.
+            // What it looked like is worth more than the error's words.
             for what in ["pods,vramleases", "events"] {
                 let args = ["kubectl", "-n", &namespace, "get", what, "-o", "wide"];
                 println!("{}", bed.script("k.sh", &args).unwrap_or_else(|error| format!("{error:#}")));
