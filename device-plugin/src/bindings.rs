@@ -93,6 +93,13 @@ impl Bindings {
         self.by_slots.get(slots).map(|binding| binding.names.as_slice())
     }
 
+    /// A container that has these slots is about to start, whether the kubelet lists it already or not.
+    pub fn touch(&mut self, slots: &SlotSet) {
+        if let Some(binding) = self.by_slots.get_mut(slots) {
+            binding.looks_unused = 0;
+        }
+    }
+
     /// Notes the GPUs of the lease; tells whether that was news.
     pub fn bind(&mut self, slots: &SlotSet, gpus: Vec<String>) -> bool {
         let Some(binding) = self.by_slots.get_mut(slots) else { return false };

@@ -112,10 +112,12 @@ impl State {
         names
     }
 
-    /// The CDI names that these slots were given, newest last.
+    /// The CDI names that these slots were given, newest last: their container is about to start.
     #[must_use]
     pub fn names(&self, slots: &SlotSet) -> Option<Vec<String>> {
-        self.lock().bindings.names(slots).map(<[String]>::to_vec)
+        let mut inner = self.lock();
+        inner.bindings.touch(slots);
+        inner.bindings.names(slots).map(<[String]>::to_vec)
     }
 
     /// Notes the GPUs of the lease that these slots serve.

@@ -20,7 +20,7 @@ use crate::plan::{Act, Lately, Planning, plan};
 use crate::status;
 use crate::watch::{Kind, News};
 use crate::world::{Key, NodeInfo, World, key};
-use crate::writes::{Seen, Writer, Written};
+use crate::writes::{Failure, Seen, Writer, Written};
 
 /// News are gathered for so long before it is planned again: a burst costs one plan, not one each.
 const GATHER: Duration = Duration::from_millis(10);
@@ -28,10 +28,14 @@ const GATHER: Duration = Duration::from_millis(10);
 const IDLE: Duration = Duration::from_secs(10);
 /// A refused lease is not placed again before its refuser's figures can have arrived.
 const PAUSE: Duration = Duration::from_millis(1000);
+/// And not at the same node for so long, if there is another: what its agent knows better may stay unseen here.
+const SHUNNED: Duration = Duration::from_secs(30);
 /// A write whose effect was not seen after so long is planned again.
 const FORGOTTEN: Duration = Duration::from_secs(5);
 /// The place in the queue and other numbers of a waiting lease are written once in so long.
 const NUMBERS: Duration = Duration::from_secs(1);
+/// A write without an answer for so long is given up; whether it was done is seen by the watch.
+const LONGEST_WRITE: Duration = Duration::from_secs(15);
 /// So many writes at once.
 const WRITES: usize = 64;
 
@@ -43,6 +47,14 @@ struct Under {
     version: Option<String>,
 }
 
+/// A placement that an agent did not take.
+#[derive(Debug)]
+struct Refusal {
+    attempt: u32,
+    node: String,
+    at: Instant,
+}
+
 /// The loop's state.
 #[derive(Debug)]
 pub struct Brain {
@@ -51,7 +63,7 @@ pub struct Brain {
     relisted: BTreeMap<Kind, BTreeSet<Key>>,
     under_way: BTreeMap<(&'static str, Key), Under>,
     assumed: Assumed,
-    refused: BTreeMap<Key, (u32, Instant)>,
+    refused: BTreeMap<Key, Refusal>,
     told: BTreeMap<Key, Instant>,
     redis_answered: Option<bool>,
     planning: Planning,
@@ -62,7 +74,7 @@ pub struct Brain {
 }
 
 /// The end of one write.
-type Done = ((&'static str, Key), Result<Written, kube::Error>);
+type Done = ((&'static str, Key), Result<Written, Failure>);
 
 impl Brain {
     /// A brain that has seen nothing.
@@ -100,7 +112,8 @@ impl Brain {
                 () = shutdown.cancelled() => return,
                 Some(piece) = news.recv() => self.take_in(piece),
                 Some((object, outcome)) = finished.recv() => self.written(&object, outcome),
-                changed = pulse.changed() => if changed.is_ok() {
+                // Without Redis nobody sends any.
+                Ok(()) = pulse.changed() => {
                     let pulse = pulse.borrow_and_update().clone();
                     self.figures.redis(pulse.redis_answers);
                     self.tell_of_redis(pulse.redis_answers);
@@ -127,7 +140,9 @@ impl Brain {
             News::Pod(pod) => {
                 self.seen(Kind::Pods, key(pod.as_ref()));
                 self.echo("pod", &key(pod.as_ref()), pod.metadata.resource_version.as_deref());
+                let key = key(pod.as_ref());
                 self.world.pod(*pod);
+                self.assumed.seen_pod(&mut self.world, &key);
             }
             News::Node(node) => {
                 let name = node.metadata.name.clone().unwrap_or_default();
@@ -145,17 +160,15 @@ impl Brain {
                 self.echo("lease", &key, lease.metadata.resource_version.as_deref());
                 self.note_refusal(&key, &lease);
                 self.world.leases.insert(key.clone(), *lease);
-                self.assumed.seen(&mut self.world, &key);
+                self.assumed.seen_lease(&mut self.world, &key);
             }
-            News::Gone(Kind::Pods, key) => self.world.no_pod(&key),
-            News::Gone(Kind::Nodes, key) => drop(self.world.nodes.remove(&key)),
-            News::Gone(Kind::Memory, key) => drop(self.world.memory.remove(&key)),
-            News::Gone(Kind::Leases, key) => {
-                self.refused.remove(&key);
-                self.told.remove(&key);
-                self.world.leases.remove(&key);
+            News::Gone(Kind::Pods, key) => {
+                self.world.no_pod(&key);
                 self.assumed.undo(&mut self.world, &key);
             }
+            News::Gone(Kind::Nodes, key) => drop(self.world.nodes.remove(&key)),
+            News::Gone(Kind::Memory, key) => drop(self.world.memory.remove(&key)),
+            News::Gone(Kind::Leases, key) => self.no_lease(&key),
             News::Unreadable(kind, key) => self.seen(kind, key),
             News::Ram(lease) => self.placeholders.ram(&lease),
             News::Model(load) => self.placeholders.model(&load),
@@ -168,6 +181,13 @@ impl Brain {
             News::Again(kind) => drop(self.relisted.insert(kind, BTreeSet::new())),
             News::Told(kind) => self.told(kind),
         }
+    }
+
+    fn no_lease(&mut self, key: &Key) {
+        self.refused.remove(key);
+        self.told.remove(key);
+        self.world.leases.remove(key);
+        self.assumed.undo(&mut self.world, key);
     }
 
     /// Once when it changes; its first answer is no news.
@@ -197,11 +217,17 @@ impl Brain {
                     .filter(|key| !seen.contains(*key))
                     .cloned()
                     .collect();
-                gone.iter().for_each(|key| self.world.no_pod(key));
+                for key in gone {
+                    self.world.no_pod(&key);
+                    self.assumed.undo(&mut self.world, &key);
+                }
             }
             Kind::Nodes => self.world.nodes.retain(|key, _| seen.contains(key)),
             Kind::Memory => self.world.memory.retain(|key, _| seen.contains(key)),
-            Kind::Leases => self.world.leases.retain(|key, _| seen.contains(key)),
+            Kind::Leases => {
+                let gone: Vec<Key> = self.world.leases.keys().filter(|key| !seen.contains(*key)).cloned().collect();
+                gone.iter().for_each(|key| self.no_lease(key));
+            }
         }
     }
 
@@ -222,7 +248,7 @@ impl Brain {
         let not_taken = |state| matches!(state, AllocationState::Refused | AllocationState::Waiting);
         match answer(lease).filter(|allocation| not_taken(allocation.state)) {
             Some(allocation) => {
-                let news = self.refused.get(key).is_none_or(|(attempt, _)| *attempt != allocation.attempt);
+                let news = self.refused.get(key).is_none_or(|refusal| refusal.attempt != allocation.attempt);
                 if news {
                     self.figures.not_taken(allocation.reason.as_deref().unwrap_or("Unknown"));
                     info!(
@@ -231,15 +257,19 @@ impl Brain {
                         message = allocation.message,
                         "an agent did not take a placement, or took it back"
                     );
-                    self.refused.insert(key.clone(), (allocation.attempt, Instant::now() + PAUSE));
+                    let node = lease.status.as_ref().and_then(|status| status.placement.as_ref());
+                    let node = node.map(|placed| placed.node.clone()).unwrap_or_default();
+                    self.refused.insert(key.clone(), Refusal { attempt: allocation.attempt, node, at: Instant::now() });
                 }
             }
-            None => drop(self.refused.remove(key)),
+            // Once it is held somewhere all is well again; a new placement without an answer says nothing yet.
+            None if answer(lease).is_some() => drop(self.refused.remove(key)),
+            None => {}
         }
     }
 
-    fn written(&mut self, object: &(&'static str, Key), outcome: Result<Written, kube::Error>) {
-        if !matches!(outcome, Ok(Written::AsPlanned)) && object.0 == "lease" {
+    fn written(&mut self, object: &(&'static str, Key), outcome: Result<Written, Failure>) {
+        if !matches!(outcome, Ok(Written::AsPlanned)) {
             self.assumed.undo(&mut self.world, &object.1);
         }
         match outcome {
@@ -276,11 +306,22 @@ impl Brain {
         if !self.untold.is_empty() {
             return now + IDLE;
         }
-        self.under_way.retain(|_, under| now.duration_since(under.since) < FORGOTTEN);
-        self.assumed.forget(&mut self.world, FORGOTTEN, now);
+        // One that has not ended is never forgotten: it ends by its own time.
+        self.under_way.retain(|_, under| !under.done || now.duration_since(under.since) < FORGOTTEN);
         self.told.retain(|_, at| now.duration_since(*at) < NUMBERS);
         let lately = Lately {
-            refused: self.refused.iter().filter(|(_, (_, until))| *until > now).map(|(key, _)| key.clone()).collect(),
+            refused: self
+                .refused
+                .iter()
+                .filter(|(_, refusal)| refusal.at + PAUSE > now)
+                .map(|(key, _)| key.clone())
+                .collect(),
+            shunned: self
+                .refused
+                .iter()
+                .filter(|(_, refusal)| refusal.at + SHUNNED > now)
+                .map(|(key, refusal)| (key.clone(), refusal.node.clone()))
+                .collect(),
             told: self.told.keys().cloned().collect(),
         };
         let time = Timestamp::now();
@@ -298,13 +339,16 @@ impl Brain {
             }
             self.carry_out(act, object, done);
         }
-        if let Some(until) = self.refused.values().map(|(_, until)| *until).filter(|until| *until > now).min() {
+        let until = self.refused.values().flat_map(|refusal| [refusal.at + PAUSE, refusal.at + SHUNNED]);
+        if let Some(until) = until.filter(|until| *until > now).min() {
             next = next.min(until);
         }
         if let Some(told) = self.told.values().min() {
             next = next.min(*told + NUMBERS);
         }
-        if let Some(soonest) = self.under_way.values().map(|under| under.since + FORGOTTEN).min() {
+        if let Some(soonest) =
+            self.under_way.values().filter(|under| under.done).map(|under| under.since + FORGOTTEN).min()
+        {
             next = next.min(soonest);
         }
         if let Some(wake) = wake {
@@ -325,8 +369,10 @@ impl Brain {
             }
         }
         let seen = Seen::of(&self.world, &act);
-        if let Act::Place(key, placement, _) = &act {
-            self.assumed.assume(&mut self.world, key, placement, Instant::now());
+        match &act {
+            Act::Place(key, placement, _) => self.assumed.placed(&mut self.world, key, placement),
+            Act::OpenGate(key, _) => self.assumed.opened(&mut self.world, key),
+            _ => {}
         }
         let version = match object.0 {
             "pod" => self.world.pods.get(&object.1).and_then(|pod| pod.metadata.resource_version.clone()),
@@ -337,7 +383,8 @@ impl Brain {
         self.under_way.insert(object.clone(), Under { since: Instant::now(), done: false, version });
         let (writer, done) = (self.writer.clone(), done.clone());
         tokio::spawn(async move {
-            let outcome = writer.carry_out(act, seen).await;
+            let written = tokio::time::timeout(LONGEST_WRITE, writer.carry_out(act, seen)).await;
+            let outcome = written.map_or(Err(Failure::Late), |outcome| outcome.map_err(Failure::from));
             // Nobody listens any more only when all of it ends.
             drop(done.send((object, outcome)).await);
         });

@@ -100,9 +100,7 @@ pub async fn lead(client: &Client, namespace: &str, me: &str, shutdown: &Shutdow
 async fn attempt(client: &Client, api: &Api<Lease>, me: &str, observed: &mut Observed) -> Result<Option<Lease>> {
     let Some(mut lease) = api.get_opt(NAME).await? else {
         let mut lease = Lease { metadata: ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() }, spec: None };
-        let namespace = api.namespace().unwrap_or_default();
-        let known = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(INCARNATION).await?;
-        lease.annotations_mut().insert(EPOCH.into(), count_begins(known.is_some(), Timestamp::now()).to_string());
+        begin_count(client, api, &mut lease).await?;
         take(&mut lease, me);
         return won(api.create(&PostParams::default(), &lease).await);
     };
@@ -110,6 +108,9 @@ async fn attempt(client: &Client, api: &Api<Lease>, me: &str, observed: &mut Obs
         Step::Wait => Ok(None),
         // Ours though this process has not led yet cannot be, with a nonce in the name; taking it is right all the same.
         Step::Renew | Step::Take => {
+            if counted(&lease).is_none() {
+                begin_count(client, api, &mut lease).await?;
+            }
             take(&mut lease, me);
             won(api.replace(NAME, &PostParams::default(), &lease).await)
         }
@@ -136,14 +137,25 @@ fn take(lease: &mut Lease, me: &str) {
     spec.renew_time = Some(MicroTime(Timestamp::now()));
 }
 
-/// Where counting begins when there is no Lease: at nothing in a new installation. In one that is known already somebody deleted the Lease, and agents
+async fn begin_count(client: &Client, api: &Api<Lease>, lease: &mut Lease) -> Result<()> {
+    let namespace = api.namespace().unwrap_or_default();
+    let known = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(INCARNATION).await?;
+    lease.annotations_mut().insert(EPOCH.into(), count_begins(known.is_some(), Timestamp::now()).to_string());
+    Ok(())
+}
+
+/// Where counting begins when there is no Lease, or no count on it: at nothing in a new installation. In one that is known already somebody deleted the Lease, and agents
 /// refuse what they have passed; the calendar's seconds are more than any count has reached. No other count rests on a clock.
 fn count_begins(known: bool, now: Timestamp) -> u64 {
     if known { u64::try_from(now.as_second()).unwrap_or(0) } else { 0 }
 }
 
+fn counted(lease: &Lease) -> Option<u64> {
+    lease.annotations().get(EPOCH)?.parse().ok()
+}
+
 fn epoch_of(lease: &Lease) -> u64 {
-    lease.annotations().get(EPOCH).and_then(|text| text.parse().ok()).unwrap_or(0)
+    counted(lease).unwrap_or(0)
 }
 
 /// Renews until that fails for too long, somebody else took it, or the shutdown; then gives it back.

@@ -1,7 +1,7 @@
 //! The picture of all nodes on which the operator decides: its engine, made anew from what was seen each time. So it can never drift from the truth
 //! of the agents, and a new leader starts like an old one goes on. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
@@ -12,6 +12,7 @@ use memboss_core::{
 use memboss_crds::{Allocation, AllocationState, Health, MemoryNode, VramLease, gpu_share, parse_mib};
 
 use crate::eligibility::{Eligible, Shapes};
+use crate::plan::Lately;
 use crate::world::{Amounts, Key, World, gate, is_over, requests};
 
 /// How a lease stands, read from its object.
@@ -63,7 +64,10 @@ pub fn stands(world: &World, lease: &VramLease) -> Standing {
             .pod_of(lease)
             .is_some_and(|pod| is_gated(pod) && !is_over(pod) && pod.metadata.deletion_timestamp.is_none());
     let node = world.nodes.get(&placed.node);
-    let silent = world.suspects.contains(&placed.node) || node.is_none_or(|node| !node.ready);
+    let report = world.memory.get(&placed.node).and_then(|node| node.status.as_ref());
+    let silent = world.suspects.contains(&placed.node)
+        || node.is_none_or(|node| !node.ready)
+        || report.is_none_or(|report| report.hold.is_some());
     let timed_out = || answer(lease).is_some_and(|allocation| allocation.state == AllocationState::Waiting);
     let ended = || lease.status.as_ref().and_then(|status| status.phase) == Some(memboss_crds::LeasePhase::Ended);
     match by_itself {
@@ -88,9 +92,9 @@ pub struct Picture {
     pub taken: BTreeMap<String, Amounts>,
 }
 
-/// Makes the picture. `paused` are leases that were refused just now: they wait a moment, so that what refused them can be seen first.
+/// Makes the picture. Leases that were refused just now wait a moment, so that what refused them can be seen first.
 #[must_use]
-pub fn paint(world: &World, paused: &BTreeSet<Key>, now: Moment) -> Picture {
+pub fn paint(world: &World, lately: &Lately, now: Moment) -> Picture {
     // The agents time reservations and notices; here nothing may run out.
     let never = Span::from_secs(u64::MAX / 4000);
     let policy = Policy { reservation: never, notice_limit: never, ..Policy::default() };
@@ -122,7 +126,7 @@ pub fn paint(world: &World, paused: &BTreeSet<Key>, now: Moment) -> Picture {
         }
     }
     for (key, lease) in queued {
-        if paused.contains(key) || lease.metadata.deletion_timestamp.is_some() {
+        if lately.refused.contains(key) || lease.metadata.deletion_timestamp.is_some() {
             continue;
         }
         let Some(pod) = world.pod_of(lease) else { continue };
@@ -132,10 +136,13 @@ pub fn paint(world: &World, paused: &BTreeSet<Key>, now: Moment) -> Picture {
         }
         let found = shapes.eligible(pod, &picture.taken);
         let submitted = request(key, lease).and_then(|mut request| {
-            request.nodes = if found.nodes.len() == world.memory.len() {
+            // What refused it last comes last.
+            let shunned = lately.shunned.get(key).filter(|_| found.nodes.len() > 1);
+            request.nodes = if found.nodes.len() == world.memory.len() && shunned.is_none() {
                 NodeSelector::Any
             } else {
-                NodeSelector::Only(found.nodes.iter().filter_map(|n| NodeName::new(n.clone()).ok()).collect())
+                let nodes = found.nodes.iter().filter(|node| Some(*node) != shunned);
+                NodeSelector::Only(nodes.filter_map(|n| NodeName::new(n.clone()).ok()).collect())
             };
             picture.engine.submit(request).map_err(|refused| refused.to_string())
         });

@@ -71,6 +71,8 @@ impl Act {
 pub struct Lately {
     /// Leases whose placement was refused: they wait a moment, so that what refused them can be seen first.
     pub refused: BTreeSet<Key>,
+    /// The node that refused a lease last: for a while another is tried first.
+    pub shunned: BTreeMap<Key, String>,
     /// Leases whose status was written: numbers alone are not written again yet.
     pub told: BTreeSet<Key>,
 }
@@ -88,7 +90,7 @@ pub struct Planning {
 #[must_use]
 pub fn plan(world: &World, planning: &Planning, lately: &Lately, now: Timestamp) -> (Vec<Act>, Option<Moment>) {
     let at = moment(Some(now));
-    let mut picture = paint(world, &lately.refused, at);
+    let mut picture = paint(world, lately, at);
     let mut decisions = picture.engine.decide(at);
     let mut acts = Vec::new();
     if world.closed {
@@ -141,8 +143,9 @@ fn preempted_of<'a>(world: &'a World, pod: &Pod, owner: &str, taken: &BTreeSet<K
     let has_heir = |old: &VramLease| {
         let follows =
             |heir: &VramLease| heir.spec.queued_at == old.spec.queued_at && heir.spec.preempted > old.spec.preempted;
-        old.status.as_ref().is_some_and(|status| status.inherited_by.is_some())
-            || world.leases.values().filter(of_owner).any(follows)
+        // What was noted for this very pod, whose lease could not be made then, is its own.
+        let noted = old.status.as_ref().and_then(|status| status.inherited_by.as_ref());
+        noted.is_some_and(|heir| *heir != name_for(pod)) || world.leases.values().filter(of_owner).any(follows)
     };
     let mut found: Vec<_> = world
         .leases
@@ -258,6 +261,7 @@ fn lease_acts(
     };
     let old = lease.status.clone().unwrap_or_default();
     let desired = status::desired(lease, &context, now);
+    let ends = desired.phase == Some(LeasePhase::Ended) || lease.metadata.deletion_timestamp.is_some();
     let later = lately.told.contains(key) && status::differs_in_numbers_only(&old, &desired);
     if !status::says_the_same(&old, &desired) && !later {
         acts.push(Act::Say(key.clone(), Box::new(desired)));
@@ -270,19 +274,26 @@ fn lease_acts(
         return;
     }
     if let (Some(pod), Some(placed), Some(allocation)) = (pod, placed, answer(lease)) {
-        // Held back there: a pod that came now would fail for good (its device plugin is away) or be sent off again.
-        let held =
-            world.memory.get(&placed.node).and_then(|node| node.status.as_ref()).is_some_and(|s| s.hold.is_some());
+        let may_start = standing == Standing::Held && !ends && placed.withdrawn.is_none() && takes_pods(world, placed);
         let overdue = status::timed_out_since(&old).is_some_and(|since| now.duration_since(since) > COMES_BY);
-        pod_acts(pod, placed, allocation, held, overdue, acts);
+        pod_acts(pod, placed, allocation, may_start, overdue, acts);
     }
+}
+
+/// Whether a pod that came there now would find its memory. Behind its gate it can still go elsewhere; afterwards it cannot. Where the node holds back, it
+/// would fail for good (the device plugin is away) or be sent off again.
+fn takes_pods(world: &World, placed: &Placement) -> bool {
+    let holds = |node: &memboss_crds::MemoryNode| node.status.as_ref().is_none_or(|status| status.hold.is_some());
+    world.nodes.get(&placed.node).is_some_and(|node| node.ready)
+        && !world.suspects.contains(&placed.node)
+        && world.memory.get(&placed.node).is_some_and(|node| !holds(node))
 }
 
 fn pod_acts(
     pod: &Pod,
     placed: &Placement,
     allocation: &memboss_crds::Allocation,
-    held: bool,
+    may_start: bool,
     overdue: bool,
     acts: &mut Vec<Act>,
 ) {
@@ -291,7 +302,7 @@ fn pod_acts(
         return;
     }
     match allocation.state {
-        AllocationState::Reserved | AllocationState::Active if is_gated(pod) && !going && !held => {
+        AllocationState::Reserved | AllocationState::Active if is_gated(pod) && !going && may_start => {
             if let Some(patch) = open_gate(pod, &placed.node) {
                 acts.push(Act::OpenGate(key(pod), patch));
             }
@@ -352,6 +363,20 @@ fn ended_acts(
     }
     let ended = lease.status.as_ref().and_then(|status| status.ended_at.as_ref()).map(|time| time.0);
     let age = ended.map_or(0, |ended| now.duration_since(ended).as_secs());
+    // Pinned to a node that is gone it can start nowhere, and nobody collects it. Whoever made it makes another.
+    let lost =
+        lease.status.as_ref().and_then(|status| status.end_reason.as_deref()) == Some(EndReason::NodeLost.name());
+    let stuck = |pod: &&Pod| {
+        let unbound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none());
+        unbound
+            && !is_gated(pod)
+            && !is_over(pod)
+            && pod.metadata.deletion_timestamp.is_none()
+            && owner_of(pod).is_some()
+    };
+    if let Some(pod) = pod.filter(stuck).filter(|_| lost) {
+        acts.push(Act::Evict(self::key(pod), EndReason::NodeLost));
+    }
     // A pod that still waits at its gate needs a lease: the ended one makes way for it.
     let waits = pod.is_some_and(|pod| is_gated(pod) && !is_over(pod) && pod.metadata.deletion_timestamp.is_none());
     if waits || u64::try_from(age).unwrap_or(0) >= planning.history.as_secs() {

@@ -311,6 +311,84 @@ fn a_reserved_lease_whose_node_is_deleted_before_its_pod_could_start_goes_to_ano
 }
 
 #[test]
+fn a_gate_is_opened_only_for_a_node_that_is_there_and_a_lease_that_goes_on() {
+    let reserved = |change: fn(&mut World, &str)| {
+        let mut world = world(1);
+        world.pod(pod("a", "8Gi", "normal"));
+        settle(&mut world);
+        let lease = lease_of(&world, "a");
+        agent_says(&mut world, &lease, AllocationState::Reserved);
+        change(&mut world, &lease);
+        acts(&world).iter().any(|act| matches!(act, Act::OpenGate(..)))
+    };
+    assert!(reserved(|_, _| {}));
+    assert!(!reserved(|world, _| {
+        world.nodes.remove("node1");
+        world.memory.remove("node1");
+    }));
+    assert!(!reserved(|world, _| world.nodes.get_mut("node1").unwrap().ready = false));
+    assert!(!reserved(|world, _| assert!(world.suspects.insert("node1".into()))));
+    assert!(!reserved(|world, _| {
+        world.memory.get_mut("node1").unwrap().status.as_mut().unwrap().hold = Some("quarantine".into());
+    }));
+    assert!(!reserved(|world, lease| {
+        drop(world.leases.get_mut(lease).unwrap().annotations_mut().insert(FORCE_END.into(), "yes".into()));
+    }));
+    assert!(!reserved(|world, lease| {
+        world.leases.get_mut(lease).unwrap().metadata.deletion_timestamp = Some(Time(now()));
+    }));
+}
+
+#[test]
+fn a_pod_that_is_pinned_to_a_node_that_is_gone_is_made_anew_by_its_controller() {
+    let mut world = world(1);
+    world.pod(pod("a", "8Gi", "normal"));
+    settle(&mut world);
+    let lease = lease_of(&world, "a");
+    agent_says(&mut world, &lease, AllocationState::Reserved);
+    settle(&mut world);
+    assert!(!is_gated(&world.pods["ns/a"]));
+    world.nodes.remove("node1");
+    world.memory.remove("node1");
+    for _ in 0..3 {
+        let next = acts(&world);
+        carry_out(&mut world, next);
+    }
+    let evicted = |act: &Act| matches!(act, Act::Evict(pod, EndReason::NodeLost) if pod == "ns/a");
+    assert!(acts(&world).iter().any(evicted), "{:?}", acts(&world));
+}
+
+#[test]
+fn a_node_that_refused_a_lease_is_tried_again_only_where_there_is_no_other() {
+    let mut world = world(1);
+    world.pod(pod("a", "8Gi", "normal"));
+    settle(&mut world);
+    let lease = lease_of(&world, "a");
+    agent_says(&mut world, &lease, AllocationState::Refused);
+    let lately = Lately { shunned: [(lease.clone(), "node1".to_owned())].into(), ..Lately::default() };
+    let next = |world: &World| {
+        let (acts, _) = plan(world, &planning(), &lately, now());
+        acts.into_iter().find_map(|act| if let Act::Place(_, placed, _) = act { Some(placed.node) } else { None })
+    };
+    assert_eq!(next(&world).as_deref(), Some("node1"));
+    second_node(&mut world);
+    assert_eq!(next(&world).as_deref(), Some("node2"));
+}
+
+#[test]
+fn a_place_in_the_queue_is_not_lost_when_its_heir_could_not_be_made_at_once() {
+    let mut world = world(1);
+    let old = with_running_batch(&mut world);
+    agent_says(&mut world, &old, AllocationState::Stopping);
+    world.pod(pod("next", "16Gi", "batch"));
+    let noted: Vec<_> = acts(&world).into_iter().filter(|act| matches!(act, Act::Inherited(..))).collect();
+    assert_eq!(noted.len(), 1);
+    carry_out(&mut world, noted);
+    let made = acts(&world).into_iter().find_map(|act| if let Act::Create(lease) = act { Some(lease) } else { None });
+    assert_eq!(made.unwrap().spec.queued_at, world.leases[&old].spec.queued_at);
+}
+
+#[test]
 fn a_lease_that_was_drained_before_its_pod_could_start_is_placed_again_and_its_pod_is_not_evicted() {
     let mut world = world(1);
     world.pod(pod("a", "8Gi", "normal"));
@@ -450,8 +528,12 @@ fn once_an_uninstall_has_begun_no_lease_begins() {
     world.pod(pod("a", "16Gi", "normal"));
     world.pod(pod("b", "16Gi", "normal"));
     settle(&mut world);
+    let (a, b) = (lease_of(&world, "a"), lease_of(&world, "b"));
+    agent_says(&mut world, &a, AllocationState::Ended);
     world.no_pod(&"ns/a".to_owned());
     world.pod(pod("c", "1Gi", "normal"));
+    let open = World { closed: false, ..world.clone() };
+    assert!(acts(&open).iter().any(|act| matches!(act, Act::Place(lease, ..) if *lease == b)), "its memory is free");
     world.closed = true;
     let done = settle(&mut world);
     assert!(!done.iter().any(|act| matches!(act, Act::Create(_) | Act::Place(..))), "{done:?}");

@@ -77,6 +77,7 @@ impl Speaker {
             EndReason::Expired => {
                 "nobody came for its GPU memory in time, and its node gave it to others: the pod is evicted"
             }
+            EndReason::NodeLost => "the node that it was to run on is gone: the pod is evicted",
             _ => "the time to give its memory back is over: the pod is evicted",
         };
         let again = match owner_of(pod) {

@@ -13,9 +13,10 @@ use axum::{Json, Router};
 use axum_server::tls_rustls::RustlsConfig;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use kube::core::{DeserializeGuard, DynamicObject};
 use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use memboss_core::Class;
@@ -70,16 +71,31 @@ impl Desk {
     }
 }
 
-fn kept<K>(api: Api<K>) -> Store<K>
+fn kept<K>(api: Api<DeserializeGuard<K>>) -> Store<K>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
-    let (store, writer) = reflector::store();
+    let (store, mut writer) = reflector::store();
     tokio::spawn(async move {
-        let mut events = watcher(api, watcher::Config::default()).default_backoff().reflect(writer).boxed();
-        while events.next().await.is_some() {}
+        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+        while let Some(event) = events.next().await {
+            // An object that cannot be read is as if it were not there: the others count all the same.
+            if let Some(event) = event.ok().and_then(readable) {
+                writer.apply_watcher_event(&event);
+            }
+        }
     });
     store
+}
+
+fn readable<K>(event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
+    Some(match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(object) => Event::InitApply(object.0.ok()?),
+        Event::Apply(object) => Event::Apply(object.0.ok()?),
+        Event::Delete(object) => Event::Delete(object.0.ok()?),
+    })
 }
 
 /// What the server needs to start.

@@ -44,6 +44,18 @@ pub enum Written {
     Overtaken,
 }
 
+/// Why an act failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The API server's words.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    /// No answer.
+    #[error("the API server did not answer in time")]
+    Late,
+}
+
 /// The way into the API server.
 #[derive(Clone)]
 pub struct Writer {
@@ -147,6 +159,7 @@ impl Writer {
         let message = match reason {
             EndReason::Preempted => "its lease of GPU memory is needed elsewhere",
             EndReason::Expired => "its GPU memory was not there in time; a new pod may get it elsewhere",
+            EndReason::NodeLost => "the node that it was to run on is gone; a new pod may run elsewhere",
             _ => "its lease of GPU memory has ended",
         };
         let condition = json!({ "status": { "conditions": [{
