@@ -8,7 +8,7 @@ fn amount(mib: u64) -> String {
     Mib::from_mib(mib).to_string()
 }
 
-fn table(head: &[&str]) -> Table {
+pub(crate) fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(head.iter().copied());
@@ -49,7 +49,7 @@ pub(crate) fn leases(status: &StatusResponse) -> String {
         table.add_row([
             lease.lease.clone(),
             lease.class.clone(),
-            state(lease),
+            state(lease).to_owned(),
             gpus.collect::<Vec<_>>().join(" "),
             lease.message.clone(),
         ]);
@@ -57,8 +57,8 @@ pub(crate) fn leases(status: &StatusResponse) -> String {
     table.to_string()
 }
 
-fn state(lease: &LeaseView) -> String {
-    let word = match lease.phase() {
+pub(crate) fn state(lease: &LeaseView) -> &'static str {
+    match lease.phase() {
         Phase::Waiting => "Waiting",
         Phase::Reserved => "Reserved",
         Phase::Active => "Active",
@@ -66,8 +66,7 @@ fn state(lease: &LeaseView) -> String {
         Phase::Stopping => "Stopping",
         Phase::Ended => "Ended",
         Phase::Unspecified => "unknown",
-    };
-    word.to_owned()
+    }
 }
 
 #[cfg(test)]

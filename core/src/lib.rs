@@ -11,6 +11,7 @@
 //! - what may happen to a lease: `state.rs` (picture) and `life.rs` (steps); every refusal and reason to wait: `refuse.rs`, and which of them
 //!   holds: `waiting.rs`
 //! - the numbers: `policy.rs`
+//! - how hard pressed RAM is: `pressure.rs`
 
 mod check;
 mod claims;
@@ -26,6 +27,7 @@ mod order;
 mod place;
 mod policy;
 mod pool;
+mod pressure;
 mod refuse;
 mod request;
 mod state;
@@ -42,6 +44,7 @@ pub use ledger::{GpuFacts, NodeFacts};
 pub use life::DrainScope;
 pub use order::OrderKey;
 pub use policy::Policy;
+pub use pressure::{Cause, Gauge, Pressure, Sign, Signals};
 pub use refuse::{Closed, Refused, Waiting};
 pub use request::{Demand, Flexibility, GpuSelector, GpuShare, Layout, NodeSelector, Placement, Request, Slot};
 pub use state::{EndReason, Notice, Phase, Token};

@@ -1,0 +1,187 @@
+//! `memboss ram`: host RAM as it stands, who uses it, and dropping page cache that nobody needs. It works on any Linux machine, without an agent.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+use memboss_core::{Gauge, Mib, Moment};
+use memboss_ram::clean::{Ask, Mode, Outcome};
+use memboss_ram::report::Machine;
+use memboss_ram::users::Monitor;
+use serde::Serialize;
+
+use crate::output::Output;
+use crate::{show_ram, size};
+
+/// Where models are usually kept; those that are not there are left out.
+const MODEL_DIRECTORIES: [&str; 4] = [".cache/huggingface", ".cache/torch", ".ollama/models", ".cache/llama.cpp"];
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ram {
+    /// What there is, what is available, how hard pressed it is, and what would help.
+    Status {
+        /// Goes on looking once a second, and tells each change of the level (which must last a while), until it is interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Who uses it, and, with --for, how that changes.
+    Analyze(Analyze),
+    /// Drops page cache of files that no process has open or mapped.
+    Clear(Clear),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Analyze {
+    /// So many processes.
+    #[arg(long, default_value_t = 10)]
+    top: usize,
+    /// Exact shares of shared memory too. Each process that is looked at so waits for it: some 20 ms for each GiB it has.
+    #[arg(long)]
+    exact: bool,
+    /// Watches for so many seconds, and tells who grew.
+    #[arg(long = "for", value_name = "SECONDS")]
+    seconds: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Clear {
+    /// conservative (files unchanged for 30 minutes, at most 0.2 s of dropping), balanced (10 minutes, 2 s), aggressive (any, 10 s), or auto (nothing where
+    /// there is no pressure or it would not help).
+    #[arg(default_value = "balanced")]
+    mode: Mode,
+    /// A file or directory whose files may be dropped; may be repeated. Without: where models are usually kept.
+    #[arg(long = "in", value_name = "PATH")]
+    roots: Vec<PathBuf>,
+    /// Stops when so much was dropped (8Gi, 500Mi).
+    #[arg(long, value_parser = size::parse)]
+    target: Option<Mib>,
+    /// Only tells what would be done.
+    #[arg(long)]
+    dry_run: bool,
+    /// Drops the clean cache of the whole machine too: everybody's, all of it, and it cannot be stopped. Needs root.
+    #[arg(long)]
+    drop_caches: bool,
+    /// Looks again after so many seconds, and tells what came back: that was needed after all.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "dry_run")]
+    check_after: Option<u64>,
+    /// Does not ask before dropping the whole machine's cache.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// What `analyze` found.
+#[derive(Debug, Serialize)]
+struct Analysis {
+    report: memboss_ram::report::Report,
+    processes: Vec<memboss_ram::users::User>,
+    growth: Option<Vec<memboss_ram::users::Growth>>,
+}
+
+/// What `clear` did, and what of it came back.
+#[derive(Debug, Serialize)]
+struct Cleared {
+    #[serde(flatten)]
+    outcome: Outcome,
+    came_back: Option<Mib>,
+}
+
+pub(crate) async fn run(what: Ram, output: Output) -> Result<()> {
+    let machine = Machine::default();
+    match what {
+        Ram::Status { watch } => {
+            let report = machine.report()?;
+            output.say(&report, || show_ram::report(&report))?;
+            if watch { follow(&machine, output).await } else { Ok(()) }
+        }
+        Ram::Analyze(asked) => analyze(&machine, &asked, output).await,
+        Ram::Clear(asked) => clear(&machine, &asked, output).await,
+    }
+}
+
+/// Tells each change of the level, as it is judged over time.
+async fn follow(machine: &Machine, output: Output) -> Result<()> {
+    let (mut gauge, begun) = (Gauge::default(), Instant::now());
+    loop {
+        let mut report = machine.report()?;
+        let now = Moment::from_millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let before = gauge.level();
+        let level = gauge.look(&report.signals(), now);
+        if level != before {
+            (report.pressure, report.sign, report.cause) = (level, gauge.sign(), report.signals().cause(level));
+            output.say(&report, || show_ram::change(&report))?;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn analyze(machine: &Machine, asked: &Analyze, output: Output) -> Result<()> {
+    let mut growth = None;
+    if let Some(seconds) = asked.seconds {
+        let mut monitor = Monitor::default();
+        monitor.look(&machine.users()?, Instant::now());
+        tokio::time::sleep(Duration::from_secs(seconds.max(1))).await;
+        let changed = monitor.look(&machine.users()?, Instant::now());
+        growth = Some(changed.into_iter().filter(|growth| growth.before != growth.now).take(asked.top).collect());
+    }
+    let mut processes = machine.users()?;
+    processes.truncate(asked.top);
+    if asked.exact {
+        processes.iter_mut().for_each(|user| user.exact = machine.exact(user));
+    }
+    let analysis = Analysis { report: machine.report()?, processes, growth };
+    output.say(&analysis, || {
+        let mut parts = vec![show_ram::report(&analysis.report), show_ram::users(&analysis.processes, asked.exact)];
+        parts.extend(analysis.growth.as_deref().map(show_ram::growth));
+        parts.join("\n\n")
+    })
+}
+
+async fn clear(machine: &Machine, asked: &Clear, output: Output) -> Result<()> {
+    let roots = if asked.roots.is_empty() { usual_directories() } else { asked.roots.clone() };
+    if roots.is_empty() && !asked.drop_caches {
+        bail!("no directory of models was found in your home: name what may be dropped by --in PATH");
+    }
+    if asked.drop_caches && !asked.dry_run && !asked.yes {
+        confirm(
+            "This drops the page cache of everybody on this machine; what runs will read its files again from disk.",
+        )?;
+    }
+    let ask =
+        Ask { mode: asked.mode, roots, target: asked.target, dry_run: asked.dry_run, whole_machine: asked.drop_caches };
+    let outcome = machine.clean(&ask, SystemTime::now())?;
+    let mut came_back = None;
+    let looks_again = asked.check_after.is_some() && !outcome.files.is_empty();
+    if let Some(seconds) = asked.check_after.filter(|_| !outcome.files.is_empty()) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        came_back = outcome.came_back();
+    }
+    let cleared = Cleared { outcome, came_back };
+    output.say(&cleared, || {
+        let mut text = show_ram::outcome(&cleared.outcome, asked.dry_run);
+        if looks_again {
+            text.push_str(&show_ram::came_back(cleared.came_back));
+        }
+        text
+    })
+}
+
+fn usual_directories() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let below_home = home.iter().flat_map(|home| MODEL_DIRECTORIES.iter().map(|name| home.join(name)));
+    let named = std::env::var_os("HF_HOME").map(PathBuf::from);
+    named.into_iter().chain(below_home).filter(|path| path.read_dir().is_ok()).collect()
+}
+
+fn confirm(what: &str) -> Result<()> {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        bail!("{what} Nobody can be asked here: say --yes");
+    }
+    let mut out = std::io::stderr();
+    write!(out, "{what}\nGo on? [y/N] ").and_then(|()| out.flush()).context("failed to ask")?;
+    let mut answer = String::new();
+    input.read_line(&mut answer).context("failed to read the answer")?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { bail!("nothing was done") }
+}
