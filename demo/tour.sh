@@ -16,6 +16,12 @@ until_is() { # until_is POD PHASE…
   echo "error: the lease of $pod did not become $*" >&2; show >&2; exit 1
 }
 
+# Each agent reports once it has looked at its GPUs.
+agents=$(k -n memboss-system get daemonset memboss-agent -o jsonpath='{.status.desiredNumberScheduled}')
+for _ in $(seq 150); do
+  [ "$(k get memorynodes --no-headers 2>/dev/null | grep -c Healthy)" -lt "$agents" ] || break
+  sleep 0.2
+done
 title "The nodes and their (simulated) GPUs"
 k get memorynodes
 

@@ -28,7 +28,8 @@ const GATHER: Duration = Duration::from_millis(10);
 const IDLE: Duration = Duration::from_secs(10);
 /// A refused lease is not placed again before its refuser's figures can have arrived.
 const PAUSE: Duration = Duration::from_millis(1000);
-/// And not at the same node for so long, if there is another: what its agent knows better may stay unseen here.
+/// And after so many in a row not at the same node for a while, if there is another that would do: what its agent knows better may stay unseen here.
+const OFTEN: u32 = 3;
 const SHUNNED: Duration = Duration::from_secs(30);
 /// A write whose effect was not seen after so long is planned again.
 const FORGOTTEN: Duration = Duration::from_secs(5);
@@ -51,6 +52,8 @@ struct Under {
 #[derive(Debug)]
 struct Refusal {
     attempt: u32,
+    /// How often in a row by that node.
+    times: u32,
     node: String,
     at: Instant,
 }
@@ -259,7 +262,10 @@ impl Brain {
                     );
                     let node = lease.status.as_ref().and_then(|status| status.placement.as_ref());
                     let node = node.map(|placed| placed.node.clone()).unwrap_or_default();
-                    self.refused.insert(key.clone(), Refusal { attempt: allocation.attempt, node, at: Instant::now() });
+                    let before =
+                        self.refused.get(key).filter(|before| before.node == node).map_or(0, |before| before.times);
+                    let (attempt, at) = (allocation.attempt, Instant::now());
+                    self.refused.insert(key.clone(), Refusal { attempt, times: before + 1, node, at });
                 }
             }
             // Once it is held somewhere all is well again; a new placement without an answer says nothing yet.
@@ -319,7 +325,7 @@ impl Brain {
             shunned: self
                 .refused
                 .iter()
-                .filter(|(_, refusal)| refusal.at + SHUNNED > now)
+                .filter(|(_, refusal)| refusal.times >= OFTEN && refusal.at + SHUNNED > now)
                 .map(|(key, refusal)| (key.clone(), refusal.node.clone()))
                 .collect(),
             told: self.told.keys().cloned().collect(),

@@ -137,7 +137,10 @@ pub fn paint(world: &World, lately: &Lately, now: Moment) -> Picture {
         let found = shapes.eligible(pod, &picture.taken);
         let submitted = request(key, lease).and_then(|mut request| {
             // What refused it last comes last.
-            let shunned = lately.shunned.get(key).filter(|_| found.nodes.len() > 1);
+            let shunned = lately.shunned.get(key).filter(|shunned| {
+                let others = found.nodes.iter().filter(|node| node != shunned);
+                others.into_iter().any(|node| has_gpu_for(world, node, &request))
+            });
             request.nodes = if found.nodes.len() == world.memory.len() && shunned.is_none() {
                 NodeSelector::Any
             } else {
@@ -152,6 +155,15 @@ pub fn paint(world: &World, lately: &Lately, now: Moment) -> Picture {
         }
     }
     picture
+}
+
+/// Whether that node has a GPU that the request accepts, whatever is free there.
+fn has_gpu_for(world: &World, node: &str, request: &Request) -> bool {
+    let status = world.memory.get(node).and_then(|node| node.status.as_ref());
+    status.into_iter().flat_map(|status| &status.gpus).any(|gpu| {
+        let named = GpuUuid::new(gpu.uuid.clone()).ok().zip(GpuModel::from_product(&gpu.model).ok());
+        named.is_some_and(|(uuid, model)| request.gpus.accepts(&uuid, &model))
+    })
 }
 
 /// What is taken of each node: by pods that are bound there, and by those that are placed there and not bound yet.
@@ -247,7 +259,9 @@ fn held(engine: &mut Engine, key: &str, lease: &VramLease, now: Moment) -> Resul
     else {
         return Ok(());
     };
+    // The object tells whole seconds, cut off: protection by it would be over before its agent thinks so, which would refuse.
     let since = moment(lease.status.as_ref().and_then(|s| s.active_at.as_ref()).map(|time| time.0));
+    let since = since.after(Span::from_secs(1));
     let phase = match allocation.state {
         AllocationState::Claimed => return asked(engine, key, lease, now),
         // It waits in the agent's own queue, bound to that node: not for the operator to place.

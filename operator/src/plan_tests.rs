@@ -373,6 +373,9 @@ fn a_node_that_refused_a_lease_is_tried_again_only_where_there_is_no_other() {
     assert_eq!(next(&world).as_deref(), Some("node1"));
     second_node(&mut world);
     assert_eq!(next(&world).as_deref(), Some("node2"));
+    // One that wants a GPU of that node has nowhere else to go.
+    world.leases.get_mut(&lease).unwrap().spec.selector.uuids = vec!["GPU-0".into()];
+    assert_eq!(next(&world).as_deref(), Some("node1"));
 }
 
 #[test]
