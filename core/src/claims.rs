@@ -9,8 +9,15 @@ use crate::state::{EndReason, Phase};
 use crate::units::{Mib, Moment};
 
 impl Engine {
-    /// In the order in which they were made. A claim whose memory somebody of a higher class took goes back to the queue.
+    /// In the order in which they were made. A claim whose memory somebody of a higher class took goes back to the queue; what it had set aside may serve
+    /// another, also one that was looked at before it.
     pub(crate) fn serve_claims(&mut self, now: Moment, out: &mut Vec<Decision>) {
+        while self.serve_each_claim(now, out) {}
+    }
+
+    /// Whether one went back to the queue: there is one fewer then, so this comes to an end.
+    fn serve_each_claim(&mut self, now: Moment, out: &mut Vec<Decision>) -> bool {
+        let mut dropped = false;
         for ix in self.claims_in_order() {
             let Some(claim) = self.lease_at(ix).and_then(|lease| lease.claim.clone()) else { continue };
             if claim.spots.all().all(|(pool, need)| self.claim_is_free(ix, pool, need, &claim.victims)) {
@@ -18,8 +25,10 @@ impl Engine {
                 self.drop_claim(ix, out);
             } else if !claim.spots.all().all(|(pool, need)| self.claim_can_come(ix, pool, need)) {
                 self.drop_claim_and_wait(ix, out);
+                dropped = true;
             }
         }
+        dropped
     }
 
     fn claims_in_order(&self) -> Vec<LeaseIx> {

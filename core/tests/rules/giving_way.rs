@@ -1,6 +1,6 @@
 //! Who gives way to whom, what is claimed meanwhile, and who gets it.
 
-use memboss_core::{Class, Decision, EndReason, Forecast, GpuFacts, Phase, Policy, Span};
+use memboss_core::{Class, Decision, Demand, DrainScope, EndReason, Forecast, GpuFacts, Mib, Phase, Policy, Span};
 
 use crate::world::*;
 
@@ -283,4 +283,21 @@ fn claims_of_one_class_are_served_in_the_order_in_which_they_were_made() {
     assert_eq!(granted(&engine.decide(at(102))), ["second"]);
     engine.end(&id("b"), EndReason::Exited).unwrap();
     assert_eq!(granted(&engine.decide(at(103))), ["first"]);
+}
+
+#[test]
+fn what_a_claim_that_cannot_come_had_set_aside_serves_another_at_once() {
+    let mut engine = engine(&[node("n", &[gpu("small", 2048), gpu("large", 2816)])]);
+    let half = |name| ask_for(name, B, Demand { slots: vec![share(50)], ram: Mib::ZERO }, 0);
+    submit(&mut engine, ask_for("held", B, demand(&[1280, 512], 0), 0), 0);
+    submit(&mut engine, half("goes"), 0);
+    submit(&mut engine, half("waits"), 0);
+    engine.drain(&DrainScope::Node(node_name("n")), at(1)).unwrap();
+    engine.close_node(&node_name("n"), None).unwrap();
+    engine.decide(at(1));
+    submit(&mut engine, ask_for("wide", Class::Low, demand(&[1280, 1280], 0), 1), 1);
+    engine.end(&id("goes"), EndReason::Exited).unwrap();
+    assert!(granted(&engine.decide(at(2))).is_empty(), "one of a higher class has set it aside");
+    engine.drain(&DrainScope::Gpu(uuid("small")), at(3)).unwrap();
+    assert_eq!(granted(&engine.decide(at(3))), ["waits"]);
 }
