@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The chart's life on a bed where memboss is installed: helm test, an upgrade under a running lease, an uninstall that ends the leases and keeps the
-# custom resources. The last of the cluster tests: memboss is gone afterwards. chart-life.sh NAME
+# custom resources, and one that takes them along. The last of the cluster tests: memboss is gone afterwards. chart-life.sh NAME
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
@@ -30,5 +30,12 @@ k get crd vramleases.memboss.dev >/dev/null || fail "the custom resources went w
 left=$(k get mutatingwebhookconfiguration,validatingadmissionpolicy,clusterrole,priorityclass -o name | grep memboss || true)
 [ -z "$left" ] || fail "these are left: $left"
 k -n chart-life delete pod held --ignore-not-found --wait --grace-period=1 >/dev/null
-k delete namespace chart-life memboss-system --wait --timeout=60s >/dev/null || fail "a namespace does not go"
 echo "chart: an uninstall ends the leases, keeps the custom resources, and leaves nothing else"
+
+"$here/install.sh" "$bed" --set crds.keep=false >/dev/null
+k get crd vramleases.memboss.dev >/dev/null || fail "the custom resources that were kept are not taken over"
+on_bed helm uninstall memboss -n memboss-system --wait --timeout 4m >/dev/null
+left=$(k get crd -o name | grep memboss || true)
+[ -z "$left" ] || fail "these are left, though they were not to be kept: $left"
+k delete namespace chart-life memboss-system --wait --timeout=60s >/dev/null || fail "a namespace does not go"
+echo "chart: told not to keep the custom resources, an uninstall takes them along"

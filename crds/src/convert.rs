@@ -3,11 +3,12 @@
 
 use k8s_openapi::jiff::Timestamp;
 use memboss_core::{
-    BadName, Demand, Flexibility, GpuShare, GpuUuid, LeaseId, Moment, NotAShare, Percent, Request, Span,
+    BadName, Demand, Flexibility, GpuModel, GpuShare, GpuUuid, LeaseId, Moment, NotAShare, Percent, Request, Span,
 };
 
+use crate::memory_node::Gpu;
 use crate::quantity::{NotMemory, parse_mib};
-use crate::vram_lease::{Slot, VramLease};
+use crate::vram_lease::{GpuSelector, Slot, VramLease};
 
 /// A field that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +40,26 @@ impl TryFrom<&Slot> for memboss_core::Slot {
 pub fn gpu_share(uuid: &str, memory: &str) -> Result<GpuShare, Senseless> {
     let uuid = GpuUuid::new(uuid).map_err(Senseless::Name)?;
     Ok(GpuShare { uuid, memory: parse_mib(memory).map_err(Senseless::Memory)? })
+}
+
+impl TryFrom<&GpuSelector> for memboss_core::GpuSelector {
+    type Error = Senseless;
+
+    fn try_from(written: &GpuSelector) -> Result<Self, Senseless> {
+        let uuids = written.uuids.iter().map(|uuid| GpuUuid::new(uuid.clone()).map_err(Senseless::Name));
+        Ok(Self { models: written.models.clone(), uuids: uuids.collect::<Result<_, _>>()? })
+    }
+}
+
+impl Gpu {
+    /// What it is called and what it is, in the words of the rules.
+    ///
+    /// # Errors
+    /// [`Senseless`] when its UUID or its model is none.
+    pub fn named(&self) -> Result<(GpuUuid, GpuModel), Senseless> {
+        let uuid = GpuUuid::new(self.uuid.clone()).map_err(Senseless::Name)?;
+        Ok((uuid, GpuModel::from_product(&self.model).map_err(Senseless::Name)?))
+    }
 }
 
 impl VramLease {

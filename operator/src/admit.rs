@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSchedulingGate, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use memboss_core::{Class, Mib, Percent, UNIT};
+use memboss_core::{Class, GpuModel, GpuSelector, GpuUuid, Mib, Percent, UNIT};
 use memboss_crds::{ContainerSlots, GATE, LEASED_LABEL, PREFIX, RESOURCE, Slot, parse_mib};
 
 use crate::annotations::{self, Asked, Wrong};
@@ -20,12 +20,12 @@ pub struct Surroundings {
 }
 
 /// A GPU as its agent reports it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownGpu {
     /// Its UUID.
-    pub uuid: String,
+    pub uuid: GpuUuid,
     /// Its model.
-    pub model: String,
+    pub model: GpuModel,
     /// What can be leased of it.
     pub leasable: Mib,
 }
@@ -91,11 +91,9 @@ fn set_units(container: &mut Container, units: u64) {
 /// The units that a container's part comes to. A share counts for the smallest GPU that will do, since the count cannot grow later and the ledger,
 /// not the count, is the capacity.
 fn units(slots: &ContainerSlots, asked: &Asked, around: &Surroundings) -> u64 {
-    let (models, uuids) = (&asked.selector.models, &asked.selector.uuids);
-    let wanted = |gpu: &&KnownGpu| {
-        (models.is_empty() || models.iter().any(|wish| matches(&gpu.model, wish)))
-            && (uuids.is_empty() || uuids.contains(&gpu.uuid))
-    };
+    // One that names no GPU that could be has none that will do.
+    let selector = GpuSelector::try_from(&asked.selector).ok();
+    let wanted = |gpu: &&KnownGpu| selector.as_ref().is_some_and(|selector| selector.accepts(&gpu.uuid, &gpu.model));
     let smallest = around.gpus.iter().filter(wanted).map(|gpu| gpu.leasable).min();
     let one = |slot: &Slot| -> u64 {
         let fixed = slot.memory.as_deref().and_then(|text| parse_mib(text).ok()).unwrap_or_default();
@@ -104,10 +102,6 @@ fn units(slots: &ContainerSlots, asked: &Asked, around: &Surroundings) -> u64 {
         fixed.plus(share).round_up_to(UNIT).units(UNIT)
     };
     slots.asks.iter().map(one).sum::<u64>().max(1)
-}
-
-fn matches(model: &str, wish: &str) -> bool {
-    model.to_ascii_lowercase().contains(&wish.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -140,8 +134,8 @@ mod tests {
         let mut pod = pod();
         pod.metadata.annotations = Some([("memboss.dev/vram.main".to_owned(), "50%".to_owned())].into());
         let gpu = |uuid: &str, model: &str, leasable| KnownGpu {
-            uuid: uuid.into(),
-            model: model.into(),
+            uuid: GpuUuid::new(uuid).unwrap(),
+            model: GpuModel::from_product(model).unwrap(),
             leasable: Mib::from_mib(leasable),
         };
         let around =

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use memboss_crds::AllocationState;
 use memboss_platform::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -14,9 +13,9 @@ use tracing::{debug, info, warn};
 use crate::assumed::Assumed;
 use crate::heartbeats::Pulse;
 use crate::metrics::Figures;
-use crate::picture::answer;
 use crate::placeholders::Placeholders;
 use crate::plan::{Act, Lately, Planning, plan};
+use crate::refusals::Refusals;
 use crate::status;
 use crate::watch::{Kind, News};
 use crate::world::{Key, NodeInfo, World, key};
@@ -26,11 +25,6 @@ use crate::writes::{Failure, Seen, Writer, Written};
 const GATHER: Duration = Duration::from_millis(10);
 /// Nothing happened for so long: plan again all the same, in case something was missed.
 const IDLE: Duration = Duration::from_secs(10);
-/// A refused lease is not placed again before its refuser's figures can have arrived.
-const PAUSE: Duration = Duration::from_millis(1000);
-/// And after so many in a row not at the same node for a while, if there is another that would do: what its agent knows better may stay unseen here.
-const OFTEN: u32 = 3;
-const SHUNNED: Duration = Duration::from_secs(30);
 /// A write whose effect was not seen after so long is planned again.
 const FORGOTTEN: Duration = Duration::from_secs(5);
 /// The place in the queue and other numbers of a waiting lease are written once in so long.
@@ -48,16 +42,6 @@ struct Under {
     version: Option<String>,
 }
 
-/// A placement that an agent did not take.
-#[derive(Debug)]
-struct Refusal {
-    attempt: u32,
-    /// How often in a row by that node.
-    times: u32,
-    node: String,
-    at: Instant,
-}
-
 /// The loop's state.
 #[derive(Debug)]
 pub struct Brain {
@@ -66,7 +50,7 @@ pub struct Brain {
     relisted: BTreeMap<Kind, BTreeSet<Key>>,
     under_way: BTreeMap<(&'static str, Key), Under>,
     assumed: Assumed,
-    refused: BTreeMap<Key, Refusal>,
+    refusals: Refusals,
     told: BTreeMap<Key, Instant>,
     redis_answered: Option<bool>,
     planning: Planning,
@@ -95,7 +79,7 @@ impl Brain {
             relisted: BTreeMap::new(),
             under_way: BTreeMap::new(),
             assumed: Assumed::default(),
-            refused: BTreeMap::new(),
+            refusals: Refusals::default(),
             told: BTreeMap::new(),
             redis_answered: None,
             planning,
@@ -187,7 +171,7 @@ impl Brain {
     }
 
     fn no_lease(&mut self, key: &Key) {
-        self.refused.remove(key);
+        self.refusals.forget(key);
         self.told.remove(key);
         self.world.leases.remove(key);
         self.assumed.undo(&mut self.world, key);
@@ -248,29 +232,14 @@ impl Brain {
     }
 
     fn note_refusal(&mut self, key: &Key, lease: &memboss_crds::VramLease) {
-        let not_taken = |state| matches!(state, AllocationState::Refused | AllocationState::Waiting);
-        match answer(lease).filter(|allocation| not_taken(allocation.state)) {
-            Some(allocation) => {
-                let news = self.refused.get(key).is_none_or(|refusal| refusal.attempt != allocation.attempt);
-                if news {
-                    self.figures.not_taken(allocation.reason.as_deref().unwrap_or("Unknown"));
-                    info!(
-                        lease = key,
-                        reason = allocation.reason,
-                        message = allocation.message,
-                        "an agent did not take a placement, or took it back"
-                    );
-                    let node = lease.status.as_ref().and_then(|status| status.placement.as_ref());
-                    let node = node.map(|placed| placed.node.clone()).unwrap_or_default();
-                    let before =
-                        self.refused.get(key).filter(|before| before.node == node).map_or(0, |before| before.times);
-                    let (attempt, at) = (allocation.attempt, Instant::now());
-                    self.refused.insert(key.clone(), Refusal { attempt, times: before + 1, node, at });
-                }
-            }
-            // Once it is held somewhere all is well again; a new placement without an answer says nothing yet.
-            None if answer(lease).is_some() => drop(self.refused.remove(key)),
-            None => {}
+        if let Some(answer) = self.refusals.seen(key, lease, Instant::now()) {
+            self.figures.not_taken(answer.reason.as_deref().unwrap_or("Unknown"));
+            info!(
+                lease = key,
+                reason = answer.reason,
+                message = answer.message,
+                "an agent did not take a placement, or took it back"
+            );
         }
     }
 
@@ -316,18 +285,8 @@ impl Brain {
         self.under_way.retain(|_, under| !under.done || now.duration_since(under.since) < FORGOTTEN);
         self.told.retain(|_, at| now.duration_since(*at) < NUMBERS);
         let lately = Lately {
-            refused: self
-                .refused
-                .iter()
-                .filter(|(_, refusal)| refusal.at + PAUSE > now)
-                .map(|(key, _)| key.clone())
-                .collect(),
-            shunned: self
-                .refused
-                .iter()
-                .filter(|(_, refusal)| refusal.times >= OFTEN && refusal.at + SHUNNED > now)
-                .map(|(key, refusal)| (key.clone(), refusal.node.clone()))
-                .collect(),
+            refused: self.refusals.paused(now),
+            shunned: self.refusals.shunned(now),
             told: self.told.keys().cloned().collect(),
         };
         let time = Timestamp::now();
@@ -345,9 +304,8 @@ impl Brain {
             }
             self.carry_out(act, object, done);
         }
-        let until = self.refused.values().flat_map(|refusal| [refusal.at + PAUSE, refusal.at + SHUNNED]);
-        if let Some(until) = until.filter(|until| *until > now).min() {
-            next = next.min(until);
+        if let Some(change) = self.refusals.next_change(now) {
+            next = next.min(change);
         }
         if let Some(told) = self.told.values().min() {
             next = next.min(*told + NUMBERS);

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod picture;
 pub mod placeholders;
 pub mod plan;
+pub mod refusals;
 pub mod settings;
 pub mod speak;
 pub mod start;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use memboss_core::{
-    Closed, Demand, EndReason, Engine, GpuFacts, GpuModel, GpuSelector, GpuUuid, LeaseId, LeaseRecord, Mib, Moment,
-    NodeFacts, NodeName, NodeSelector, Notice, Phase, Placement, Policy, Request, Slot, Span, Token,
+    Closed, Demand, EndReason, Engine, GpuFacts, GpuSelector, LeaseId, LeaseRecord, Mib, Moment, NodeFacts, NodeName,
+    NodeSelector, Notice, Phase, Placement, Policy, Request, Slot, Span, Token,
 };
 use memboss_crds::{Allocation, AllocationState, Health, MemoryNode, VramLease, gpu_share, parse_mib};
 
@@ -160,10 +160,8 @@ pub fn paint(world: &World, lately: &Lately, now: Moment) -> Picture {
 /// Whether that node has a GPU that the request accepts, whatever is free there.
 fn has_gpu_for(world: &World, node: &str, request: &Request) -> bool {
     let status = world.memory.get(node).and_then(|node| node.status.as_ref());
-    status.into_iter().flat_map(|status| &status.gpus).any(|gpu| {
-        let named = GpuUuid::new(gpu.uuid.clone()).ok().zip(GpuModel::from_product(&gpu.model).ok());
-        named.is_some_and(|(uuid, model)| request.gpus.accepts(&uuid, &model))
-    })
+    let mut gpus = status.into_iter().flat_map(|status| &status.gpus);
+    gpus.any(|gpu| gpu.named().is_ok_and(|(uuid, model)| request.gpus.accepts(&uuid, &model)))
 }
 
 /// What is taken of each node: by pods that are bound there, and by those that are placed there and not bound yet.
@@ -209,9 +207,10 @@ fn node_facts(world: &World, name: &str, node: &MemoryNode) -> Option<NodeFacts>
             Health::Degraded => Some(Closed::Degraded),
             Health::Lost => Some(Closed::Lost),
         };
+        let (uuid, model) = gpu.named().ok()?;
         Some(GpuFacts {
-            uuid: GpuUuid::new(gpu.uuid.clone()).ok()?,
-            model: GpuModel::from_product(&gpu.model).ok()?,
+            uuid,
+            model,
             leasable: mib(&gpu.leasable),
             foreign: mib(&gpu.foreign),
             closed: health.or(node.spec.drain_gpus.contains(&gpu.uuid).then_some(Closed::Draining)),
@@ -234,8 +233,7 @@ pub fn request(key: &str, lease: &VramLease) -> Result<Request, String> {
     let slots = spec.slots.iter().map(Slot::try_from).collect::<Result<_, _>>().map_err(|bad| bad.to_string())?;
     let id = LeaseId::new(key).map_err(|bad| bad.to_string())?;
     let mut request = lease.request(id, Demand { slots, ram: Mib::ZERO });
-    let uuids = spec.selector.uuids.iter().map(|uuid| GpuUuid::new(uuid.clone()).map_err(|bad| bad.to_string()));
-    request.gpus = GpuSelector { models: spec.selector.models.clone(), uuids: uuids.collect::<Result<_, _>>()? };
+    request.gpus = GpuSelector::try_from(&spec.selector).map_err(|bad| bad.to_string())?;
     request.layout = spec.layout.into();
     Ok(request)
 }

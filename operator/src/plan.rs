@@ -385,5 +385,8 @@ fn ended_acts(
 }
 
 #[cfg(test)]
+#[path = "plan_bed.rs"]
+mod bed;
+#[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;

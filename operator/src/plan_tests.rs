@@ -1,114 +1,10 @@
 //! Plans from worlds made by hand: what is written next, and that nothing is written twice.
 
-use super::*;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use memboss_crds::{Allocation, Gpu, MemoryNode, MemoryNodeSpec, MemoryNodeStatus};
 use serde_json::json;
 
-use crate::world::{Amounts, NodeInfo};
-
-fn now() -> Timestamp {
-    "2026-01-01T01:00:00Z".parse().unwrap()
-}
-
-fn planning() -> Planning {
-    Planning { epoch: Epoch { incarnation: "here".into(), number: 7 }, history: std::time::Duration::from_secs(3600) }
-}
-
-/// One node with GPUs of 24 GiB.
-fn world(gpus: usize) -> World {
-    let mut world = World::default();
-    let mut node = MemoryNode::new("node1", MemoryNodeSpec::default());
-    let gpu = |at: usize| Gpu {
-        uuid: format!("GPU-{at}"),
-        model: "A".into(),
-        leasable: "24Gi".into(),
-        foreign: "0Mi".into(),
-        ..Gpu::default()
-    };
-    node.status = Some(MemoryNodeStatus { gpus: (0..gpus).map(gpu).collect(), ..MemoryNodeStatus::default() });
-    world.memory.insert("node1".into(), node);
-    let allocatable = Amounts { cpu: 8000, memory: 1 << 36, storage: 1 << 36, pods: 110 };
-    world.nodes.insert("node1".into(), NodeInfo { ready: true, allocatable, ..NodeInfo::default() });
-    world
-}
-
-fn pod(name: &str, vram: &str, class: &str) -> Pod {
-    serde_json::from_value(json!({
-        "metadata": {
-            "name": name, "namespace": "ns", "uid": format!("{name}-uid"), "creationTimestamp": "2026-01-01T00:00:00Z",
-            "labels": { "memboss.dev/leased": "true" },
-            "annotations": { "memboss.dev/vram": vram, "memboss.dev/priority": class },
-            "ownerReferences": [{ "apiVersion": "v1", "kind": "ReplicaSet", "name": "set", "uid": "set-uid", "controller": true }],
-        },
-        "spec": { "containers": [{ "name": "main" }], "schedulingGates": [{ "name": "memboss.dev/lease" }] }
-    }))
-    .unwrap()
-}
-
-fn acts(world: &World) -> Vec<Act> {
-    plan(world, &planning(), &Lately::default(), now()).0
-}
-
-/// Does what was planned, as the API server would.
-fn carry_out(world: &mut World, acts: Vec<Act>) {
-    for act in acts {
-        match act {
-            Act::Create(lease) => drop(world.leases.insert(key(lease.as_ref()), *lease)),
-            Act::Place(key, placement, said) => {
-                *status(world, &key) = VramLeaseStatus { placement: Some(placement), ..*said };
-            }
-            // A merge: what the plan does not name stays.
-            Act::Say(key, said) => {
-                let inherited_by = status(world, &key).inherited_by.clone();
-                *status(world, &key) = VramLeaseStatus { inherited_by, ..*said };
-            }
-            Act::Withdraw(key, reason) => {
-                if let Some(placement) = status(world, &key).placement.as_mut() {
-                    placement.withdrawn = Some(reason.name().into());
-                }
-            }
-            Act::Inherited(key, heir) => status(world, &key).inherited_by = Some(heir),
-            Act::OpenGate(key, _) => world.pods.get_mut(&key).unwrap().spec.as_mut().unwrap().scheduling_gates = None,
-            _ => {}
-        }
-    }
-}
-
-fn status<'a>(world: &'a mut World, key: &str) -> &'a mut VramLeaseStatus {
-    world.leases.get_mut(key).unwrap().status.get_or_insert_default()
-}
-
-/// What the agent answers.
-fn agent_says(world: &mut World, key: &str, state: AllocationState) {
-    let placed = status(world, key).placement.clone().unwrap();
-    let gpus = placed.gpus.iter().map(|gpu| memboss_crds::AllocatedGpu {
-        uuid: gpu.uuid.clone(),
-        memory: gpu.memory.clone(),
-        ..Default::default()
-    });
-    let reason = (state == AllocationState::Stopping).then(|| "Preempted".to_owned());
-    status(world, key).allocation =
-        Some(Allocation { state, attempt: placed.attempt, gpus: gpus.collect(), reason, ..Allocation::default() });
-}
-
-fn settle(world: &mut World) -> Vec<Act> {
-    let mut all = Vec::new();
-    for _ in 0..20 {
-        let next = acts(world);
-        if next.is_empty() {
-            return all;
-        }
-        all.extend(next.clone());
-        carry_out(world, next);
-    }
-    panic!("it never comes to rest: {:?}", acts(world));
-}
-
-fn lease_of(world: &World, pod: &str) -> Key {
-    world.leases.iter().find(|(_, lease)| lease.spec.subject.pod_name == pod).map(|(key, _)| key.clone()).unwrap()
-}
+use super::bed::*;
+use super::*;
 
 #[test]
 fn a_gated_pod_gets_a_lease_a_place_and_its_gate_opened_when_its_agent_has_it() {
@@ -162,25 +58,20 @@ fn a_waiting_lease_says_its_place_and_why() {
 #[test]
 fn more_than_any_gpu_has_is_unsatisfiable_at_once_until_one_comes_that_has_it() {
     let mut world = world(1);
-    world.pod(pod("big", "30Gi", "normal"));
-    settle(&mut world);
-    let lease = lease_of(&world, "big");
-    let said = world.leases[&lease].status.clone().unwrap();
-    assert_eq!(said.phase, Some(LeasePhase::Unsatisfiable));
-    assert!(said.message.unwrap().contains("24Gi"), "the largest is named");
-    assert!(said.conditions.iter().any(|c| c.type_ == "Unsatisfiable" && c.status == "True"));
+    let lease = settled(&mut world, "big", "30Gi", "normal");
+    let told = said(&world, &lease);
+    assert_eq!(told.phase, Some(LeasePhase::Unsatisfiable));
+    assert!(told.message.unwrap().contains("24Gi"), "the largest is named");
+    assert!(told.conditions.iter().any(|c| c.type_ == "Unsatisfiable" && c.status == "True"));
     world.memory.get_mut("node1").unwrap().status.as_mut().unwrap().gpus[0].leasable = "80Gi".into();
     settle(&mut world);
-    assert!(world.leases[&lease].status.as_ref().unwrap().placement.is_some());
+    assert!(said(&world, &lease).placement.is_some());
 }
 
 #[test]
 fn a_refused_lease_is_placed_again_with_another_attempt_once_its_pause_is_over() {
     let mut world = world(1);
-    world.pod(pod("a", "8Gi", "normal"));
-    settle(&mut world);
-    let lease = lease_of(&world, "a");
-    agent_says(&mut world, &lease, AllocationState::Refused);
+    let lease = answered(&mut world, "a", "8Gi", "normal", AllocationState::Refused);
     let lately = Lately { refused: BTreeSet::from([lease.clone()]), ..Lately::default() };
     let (while_paused, _) = plan(&world, &planning(), &lately, now());
     assert!(!while_paused.iter().any(|act| matches!(act, Act::Place(..))), "{while_paused:?}");
@@ -189,10 +80,7 @@ fn a_refused_lease_is_placed_again_with_another_attempt_once_its_pause_is_over()
 }
 
 fn with_running_batch(world: &mut World) -> Key {
-    world.pod(pod("batch", "20Gi", "batch"));
-    settle(world);
-    let victim = lease_of(world, "batch");
-    agent_says(world, &victim, AllocationState::Active);
+    let victim = answered(world, "batch", "20Gi", "batch", AllocationState::Active);
     settle(world);
     // Its protection is long over.
     status(world, &victim).active_at = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
@@ -232,28 +120,20 @@ fn the_next_pod_of_a_preempted_ones_owner_takes_over_its_place_in_the_queue() {
     let heir = &world.leases[&lease_of(&world, "again")];
     assert_eq!(heir.spec.queued_at, world.leases[&victim].spec.queued_at);
     assert_eq!(heir.spec.preempted, 1);
-    assert_eq!(world.leases[&victim].status.as_ref().unwrap().inherited_by, Some(heir.name_any()));
+    assert_eq!(said(&world, &victim).inherited_by, Some(heir.name_any()));
 }
 
 #[test]
 fn a_pod_that_is_over_gives_its_lease_back_and_one_that_never_ran_ends_it_at_once() {
     let mut world = world(1);
-    world.pod(pod("a", "20Gi", "normal"));
+    let lease = answered(&mut world, "a", "20Gi", "normal", AllocationState::Active);
     settle(&mut world);
-    let lease = lease_of(&world, "a");
-    agent_says(&mut world, &lease, AllocationState::Active);
-    settle(&mut world);
-    world.pod(pod("b", "20Gi", "normal"));
-    settle(&mut world);
-    let waiting = lease_of(&world, "b");
+    let waiting = settled(&mut world, "b", "20Gi", "normal");
     world.no_pod(&"ns/a".to_owned());
     world.no_pod(&"ns/b".to_owned());
     settle(&mut world);
-    assert_eq!(
-        world.leases[&lease].status.as_ref().unwrap().placement.as_ref().unwrap().withdrawn.as_deref(),
-        Some("Deleted")
-    );
-    assert_eq!(world.leases[&waiting].status.as_ref().unwrap().phase, Some(LeasePhase::Ended));
+    assert_eq!(said(&world, &lease).placement.as_ref().unwrap().withdrawn.as_deref(), Some("Deleted"));
+    assert_eq!(said(&world, &waiting).phase, Some(LeasePhase::Ended));
 }
 
 #[test]
@@ -268,26 +148,10 @@ fn where_a_pod_cannot_run_it_is_not_placed_and_the_reason_says_so() {
     assert!(said.message.unwrap().contains("cordoned"));
 }
 
-fn second_node(world: &mut World) {
-    let mut node = world.memory["node1"].clone();
-    node.metadata.name = Some("node2".into());
-    node.status.as_mut().unwrap().gpus[0].uuid = "GPU-second".into();
-    world.memory.insert("node2".into(), node);
-    let info = world.nodes["node1"].clone();
-    world.nodes.insert("node2".into(), info);
-}
-
-fn placed_on(world: &World, lease: &str) -> (String, u32) {
-    let placed = world.leases[lease].status.as_ref().unwrap().placement.clone().unwrap();
-    (placed.node, placed.attempt)
-}
-
 #[test]
 fn a_lease_whose_node_does_not_answer_goes_to_another_and_stays_where_there_is_none() {
     let mut world = world(1);
-    world.pod(pod("a", "8Gi", "normal"));
-    settle(&mut world);
-    let lease = lease_of(&world, "a");
+    let lease = settled(&mut world, "a", "8Gi", "normal");
     world.suspects.insert("node1".into());
     settle(&mut world);
     assert_eq!(placed_on(&world, &lease), ("node1".into(), 1), "nobody else could take it: its answer may come yet");
@@ -299,10 +163,7 @@ fn a_lease_whose_node_does_not_answer_goes_to_another_and_stays_where_there_is_n
 #[test]
 fn a_reserved_lease_whose_node_is_deleted_before_its_pod_could_start_goes_to_another() {
     let mut world = world(1);
-    world.pod(pod("a", "8Gi", "normal"));
-    settle(&mut world);
-    let lease = lease_of(&world, "a");
-    agent_says(&mut world, &lease, AllocationState::Reserved);
+    let lease = answered(&mut world, "a", "8Gi", "normal", AllocationState::Reserved);
     second_node(&mut world);
     world.nodes.remove("node1");
     world.memory.remove("node1");
@@ -314,10 +175,7 @@ fn a_reserved_lease_whose_node_is_deleted_before_its_pod_could_start_goes_to_ano
 fn a_gate_is_opened_only_for_a_node_that_is_there_and_a_lease_that_goes_on() {
     let reserved = |change: fn(&mut World, &str)| {
         let mut world = world(1);
-        world.pod(pod("a", "8Gi", "normal"));
-        settle(&mut world);
-        let lease = lease_of(&world, "a");
-        agent_says(&mut world, &lease, AllocationState::Reserved);
+        let lease = answered(&mut world, "a", "8Gi", "normal", AllocationState::Reserved);
         change(&mut world, &lease);
         acts(&world).iter().any(|act| matches!(act, Act::OpenGate(..)))
     };
@@ -342,10 +200,7 @@ fn a_gate_is_opened_only_for_a_node_that_is_there_and_a_lease_that_goes_on() {
 #[test]
 fn a_pod_that_is_pinned_to_a_node_that_is_gone_is_made_anew_by_its_controller() {
     let mut world = world(1);
-    world.pod(pod("a", "8Gi", "normal"));
-    settle(&mut world);
-    let lease = lease_of(&world, "a");
-    agent_says(&mut world, &lease, AllocationState::Reserved);
+    answered(&mut world, "a", "8Gi", "normal", AllocationState::Reserved);
     settle(&mut world);
     assert!(!is_gated(&world.pods["ns/a"]));
     world.nodes.remove("node1");
@@ -361,10 +216,7 @@ fn a_pod_that_is_pinned_to_a_node_that_is_gone_is_made_anew_by_its_controller() 
 #[test]
 fn a_node_that_refused_a_lease_is_tried_again_only_where_there_is_no_other() {
     let mut world = world(1);
-    world.pod(pod("a", "8Gi", "normal"));
-    settle(&mut world);
-    let lease = lease_of(&world, "a");
-    agent_says(&mut world, &lease, AllocationState::Refused);
+    let lease = answered(&mut world, "a", "8Gi", "normal", AllocationState::Refused);
     let lately = Lately { shunned: [(lease.clone(), "node1".to_owned())].into(), ..Lately::default() };
     let next = |world: &World| {
         let (acts, _) = plan(world, &planning(), &lately, now());
@@ -394,9 +246,7 @@ fn a_place_in_the_queue_is_not_lost_when_its_heir_could_not_be_made_at_once() {
 #[test]
 fn a_lease_that_was_drained_before_its_pod_could_start_is_placed_again_and_its_pod_is_not_evicted() {
     let mut world = world(1);
-    world.pod(pod("a", "8Gi", "normal"));
-    settle(&mut world);
-    let lease = lease_of(&world, "a");
+    let lease = settled(&mut world, "a", "8Gi", "normal");
     world.memory.get_mut("node1").unwrap().spec.drain = true;
     agent_says(&mut world, &lease, AllocationState::Stopping);
     assert!(!settle(&mut world).iter().any(|act| matches!(act, Act::Evict(..) | Act::OpenGate(..))));
@@ -410,9 +260,7 @@ fn a_lease_that_was_drained_before_its_pod_could_start_is_placed_again_and_its_p
 #[test]
 fn an_ended_lease_makes_way_for_another_while_its_pod_waits_at_the_gate() {
     let mut world = world(1);
-    world.pod(pod("a", "30Gi", "normal"));
-    settle(&mut world);
-    let lease = lease_of(&world, "a");
+    let lease = settled(&mut world, "a", "30Gi", "normal");
     world.leases.get_mut(&lease).unwrap().annotations_mut().insert(FORCE_END.into(), "yes".into());
     assert!(settle_but_for_forgetting(&mut world));
 }
@@ -433,7 +281,7 @@ fn memory_is_not_kept_for_a_pod_that_others_hold_back() {
     world.pod(held_back.clone());
     settle(&mut world);
     let lease = lease_of(&world, "a");
-    let said = world.leases[&lease].status.clone().unwrap();
+    let said = said(&world, &lease);
     assert_eq!((said.placement, said.why.as_deref()), (None, Some("OtherGates")));
     assert!(said.message.unwrap().contains("kueue.x-k8s.io/admission"));
     held_back.spec.as_mut().unwrap().scheduling_gates.as_mut().unwrap().pop();
@@ -462,7 +310,7 @@ fn timed_out(world: &mut World, mut pod: Pod) -> Key {
 fn a_bound_pod_whose_reservation_timed_out_is_made_anew_by_its_controller_after_a_while() {
     let mut world = world(1);
     let lease = timed_out(&mut world, pod("a", "8Gi", "normal"));
-    assert_eq!(world.leases[&lease].status.as_ref().unwrap().why.as_deref(), Some("ReservationTimedOut"));
+    assert_eq!(said(&world, &lease).why.as_deref(), Some("ReservationTimedOut"));
     assert!(acts(&world).is_empty(), "it has its time");
     let later = "2026-01-01T01:03:00Z".parse().unwrap();
     let (overdue, _) = plan(&world, &planning(), &Lately::default(), later);

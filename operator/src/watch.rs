@@ -1,8 +1,9 @@
 //! Watches of everything the operator decides by, as one stream of news. It may not decide; an object that cannot be read stops nobody else.
 
+use std::any::type_name;
 use std::fmt::Debug;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ObjectMeta;
@@ -110,14 +111,40 @@ where
 }
 
 fn seen<K: Resource>(kind: Kind, object: DeserializeGuard<K>, here: fn(K) -> News) -> News {
-    match object.0 {
+    match read(object) {
         Ok(object) => here(object),
-        Err(bad) => {
-            let key = kept_as(kind, &bad.metadata);
-            warn!(?kind, key, error = bad.error, "an object cannot be read and is passed over");
-            News::Unreadable(kind, key)
-        }
+        Err(meta) => News::Unreadable(kind, kept_as(kind, &meta)),
     }
+}
+
+/// The object, or what can be said of one that cannot be read.
+fn read<K>(object: DeserializeGuard<K>) -> Result<K, Box<ObjectMeta>> {
+    object.0.map_err(|bad| {
+        let (namespace, name) = (bad.metadata.namespace.as_deref(), bad.metadata.name.as_deref());
+        let kind = type_name::<K>().rsplit("::").next();
+        warn!(kind, namespace, name, error = bad.error, "an object cannot be read and is passed over");
+        Box::new(bad.metadata)
+    })
+}
+
+/// What happens to the objects that can be read; the others are as if they were not there.
+pub(crate) fn readable<K>(
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+) -> impl futures::Stream<Item = Event<K>> + Send + Unpin
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let events = watcher(api, config).default_backoff().boxed();
+    let all = stream::unfold(events, async |mut events| Some((next(&mut events).await?, events)));
+    let good = all.filter_map(async |event| match event {
+        Event::Init => Some(Event::Init),
+        Event::InitDone => Some(Event::InitDone),
+        Event::InitApply(object) => read(object).ok().map(Event::InitApply),
+        Event::Apply(object) => read(object).ok().map(Event::Apply),
+        Event::Delete(object) => read(object).ok().map(Event::Delete),
+    });
+    good.boxed()
 }
 
 fn told<K>(api: Api<DeserializeGuard<K>>, config: watcher::Config, news: &mpsc::Sender<News>, here: fn(K) -> News)
@@ -126,11 +153,12 @@ where
 {
     let news = news.clone();
     tokio::spawn(async move {
-        let mut objects = watcher(api, config).default_backoff().applied_objects().boxed();
-        while let Some(object) = next(&mut objects).await {
-            // One that cannot be read cannot be answered either.
-            let Ok(object) = object.0 else { continue };
-            if news.send(here(object)).await.is_err() {
+        // One that cannot be read cannot be answered either.
+        let mut events = readable(api, config);
+        while let Some(event) = events.next().await {
+            if let Event::InitApply(object) | Event::Apply(object) = event
+                && news.send(here(object)).await.is_err()
+            {
                 return;
             }
         }

@@ -1,5 +1,6 @@
 //! The HTTPS server: admission of pods, and agents' credentials. It parses, asks (`admit.rs`, `credentials.rs`) and maps; it decides nothing.
 
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,19 +17,20 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use kube::core::{DeserializeGuard, DynamicObject};
 use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client, ResourceExt as _};
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource, ResourceExt as _};
 use memboss_core::Class;
 use memboss_crds::{MemoryNode, parse_mib};
 use memboss_platform::admin::Condition;
 use memboss_platform::shutdown::Shutdown;
+use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
 use crate::admit::{KnownGpu, MAX_CLASS, Surroundings, admit};
 use crate::certs::{self, Identity};
 use crate::credentials::Issuer;
 use crate::metrics::Figures;
+use crate::watch::readable;
 
 /// How often the certificate is looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -42,7 +44,7 @@ pub struct Desk {
     figures: Figures,
 }
 
-impl std::fmt::Debug for Desk {
+impl Debug for Desk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Desk").finish_non_exhaustive()
     }
@@ -62,40 +64,27 @@ impl Desk {
             .and_then(|ns| ns.annotations().get(MAX_CLASS)?.parse::<Class>().ok());
         let nodes = self.nodes.state();
         let gpus = nodes.iter().filter_map(|node| node.status.as_ref()).flat_map(|status| &status.gpus);
-        let gpus = gpus.map(|gpu| KnownGpu {
-            uuid: gpu.uuid.clone(),
-            model: gpu.model.clone(),
-            leasable: parse_mib(&gpu.leasable).unwrap_or_default(),
+        let gpus = gpus.filter_map(|gpu| {
+            let (uuid, model) = gpu.named().ok()?;
+            Some(KnownGpu { uuid, model, leasable: parse_mib(&gpu.leasable).unwrap_or_default() })
         });
         Surroundings { gpus: gpus.collect(), most }
     }
 }
 
+/// What is there of a kind and can be read, kept up to date.
 fn kept<K>(api: Api<DeserializeGuard<K>>) -> Store<K>
 where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (store, mut writer) = reflector::store();
     tokio::spawn(async move {
-        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+        let mut events = readable(api, watcher::Config::default());
         while let Some(event) = events.next().await {
-            // An object that cannot be read is as if it were not there: the others count all the same.
-            if let Some(event) = event.ok().and_then(readable) {
-                writer.apply_watcher_event(&event);
-            }
+            writer.apply_watcher_event(&event);
         }
     });
     store
-}
-
-fn readable<K>(event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
-    Some(match event {
-        Event::Init => Event::Init,
-        Event::InitDone => Event::InitDone,
-        Event::InitApply(object) => Event::InitApply(object.0.ok()?),
-        Event::Apply(object) => Event::Apply(object.0.ok()?),
-        Event::Delete(object) => Event::Delete(object.0.ok()?),
-    })
 }
 
 /// What the server needs to start.
