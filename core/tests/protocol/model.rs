@@ -1,42 +1,32 @@
-//! A model of the protocol between operator, API server, agent, Redis and holders, explored exhaustively: one GPU, four leases of three classes, leaders
-//! that change, an agent that crashes and loses its ledger, messages that are lost, late, and repeated, a Redis that is emptied. Each step mirrors a rule:
-//! admission and claims `core/src/engine.rs` (`admit`) and `decide.rs` (`serve_claims`), victims `victims.rs`, ends `life.rs`, epochs the agent's orders.
-//! Four rules can be switched off; the checker then has to find what they are there for.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::too_many_lines,
-    clippy::needless_range_loop,
-    reason = "a model: small numbers by construction, one function for all steps, and counts that are to be seen"
-)]
+//! The model: its states, its steps, and what must hold in all of them.
 
-use stateright::{Checker, Model, Property};
+use stateright::{Model, Property};
 
-const LEASES: usize = 4;
+pub(super) const LEASES: usize = 4;
 /// What the GPU has, and what each lease asks, in units.
-const CAPACITY: u8 = 3;
-const SIZE: [u8; LEASES] = [2, 1, 2, 3];
+pub(super) const CAPACITY: u8 = 3;
+pub(super) const SIZE: [u8; LEASES] = [2, 1, 2, 3];
 /// The higher, the more.
-const CLASS: [u8; LEASES] = [0, 0, 1, 2];
+pub(super) const CLASS: [u8; LEASES] = [0, 0, 1, 2];
 
 /// Which rules hold.
 #[derive(Clone, Copy, Debug, Default)]
-struct Rules {
+pub(super) struct Rules {
     /// Memory counts as free when a deadline is over, not when it is seen free.
-    free_on_expiry: bool,
+    pub(super) free_on_expiry: bool,
     /// What a preemption frees is anybody's.
-    no_reservation: bool,
+    pub(super) no_reservation: bool,
     /// The agent believes Redis instead of its ledger.
-    redis_is_truth: bool,
+    pub(super) redis_is_truth: bool,
     /// The agent obeys a leader that is one no longer.
-    accept_old_epoch: bool,
+    pub(super) accept_old_epoch: bool,
     /// How many placements each lease may see, and faults of each kind.
-    attempts: u8,
-    faults: u8,
+    pub(super) attempts: u8,
+    pub(super) faults: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Phase {
+pub(super) enum Phase {
     Waiting,
     Refused,
     Claimed,
@@ -55,7 +45,7 @@ impl Phase {
 
 /// A placement: which attempt, by which leader, whether lower classes may be asked to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Order {
+pub(super) struct Order {
     attempt: u8,
     epoch: u8,
     preempts: bool,
@@ -63,13 +53,13 @@ struct Order {
 
 /// An order on its way to the API server, as its leader decided it on what it saw then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Sent {
+pub(super) struct Sent {
     lease: u8,
     order: Order,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct State {
+pub(super) struct State {
     /// The API server: the placement, and what the agent published last.
     placed: [Option<Order>; LEASES],
     published: [(Phase, u8); LEASES],
@@ -101,7 +91,7 @@ struct State {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Step {
+pub(super) enum Step {
     /// A leader of that epoch decides on what it sees and sends the order.
     Decide {
         lease: u8,
@@ -250,7 +240,7 @@ impl State {
     }
 }
 
-struct Protocol(Rules);
+pub(super) struct Protocol(pub(super) Rules);
 
 impl Model for Protocol {
     type State = State;
@@ -458,53 +448,4 @@ impl Model for Protocol {
     fn within_boundary(&self, state: &State) -> bool {
         state.net.len() <= 3
     }
-}
-
-fn rules() -> Rules {
-    Rules { attempts: 2, faults: 1, ..Rules::default() }
-}
-
-fn explore(rules: Rules, until: usize) -> impl Checker<Protocol> {
-    Protocol(rules).checker().threads(2).target_state_count(until).spawn_bfs().join()
-}
-
-#[test]
-fn the_rules_hold_in_more_than_a_million_states() {
-    let checker = explore(rules(), 20_000_000);
-    println!("{} states, {} of them different", checker.state_count(), checker.unique_state_count());
-    checker.assert_properties();
-    assert!(checker.unique_state_count() >= 1_000_000, "only {}", checker.unique_state_count());
-}
-
-fn finds(rules: Rules, property: &'static str) {
-    let checker = explore(rules, 4_000_000);
-    let found = checker.discovery(property);
-    assert!(found.is_some(), "with {rules:?} nothing was found in {} states", checker.unique_state_count());
-    println!(
-        "found in {} states: {}",
-        checker.unique_state_count(),
-        found
-            .map(|path| path.into_actions().iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(", "))
-            .unwrap_or_default()
-    );
-}
-
-#[test]
-fn freeing_by_a_timer_over_commits() {
-    finds(Rules { free_on_expiry: true, ..rules() }, "memory in use and memory promised fit");
-}
-
-#[test]
-fn without_a_reservation_the_freed_memory_is_stolen() {
-    finds(Rules { no_reservation: true, ..rules() }, "freed memory goes to its preemptor or above");
-}
-
-#[test]
-fn believing_redis_over_commits() {
-    finds(Rules { redis_is_truth: true, ..rules() }, "memory in use and memory promised fit");
-}
-
-#[test]
-fn an_old_leader_is_obeyed_if_its_epoch_is_not_looked_at() {
-    finds(Rules { accept_old_epoch: true, ..rules() }, "only the newest leader is obeyed");
 }
