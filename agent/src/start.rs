@@ -17,6 +17,7 @@ use crate::heartbeat::{self, Pulse};
 use crate::node::task::{self, Doors, Eyes, Files, Pace};
 use crate::node::{Cluster, Node};
 use crate::probes::nvml::Prober;
+use crate::probes::pidfd::Sentinels;
 use crate::probes::pods::PodCgroups;
 use crate::probes::processes::Processes;
 use crate::probes::{clock, xid};
@@ -45,11 +46,13 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let node = Node::new(arguments.settings(boot_id, cluster)?, start, clock::now());
 
     let (inputs, inputs_out) = mpsc::channel(256);
+    let sentinels = Sentinels::new(arguments.proc_root.clone(), inputs.clone());
+    node.client_processes().into_iter().for_each(|process| sentinels.watch(process));
     let (snapshots, published) = watch::channel(Arc::default());
     let (news, news_out) = mpsc::unbounded_channel();
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let desk = Desk { inputs: inputs.clone(), snapshots: published.clone(), proc_root: arguments.proc_root.clone() };
-    serve_sockets(&arguments.run_dir, &desk, &shutdown, &mut tasks)?;
+    serve_sockets(&arguments.run_dir, &desk, &sentinels, &shutdown, &mut tasks)?;
 
     let pulse = Arc::new(Pulse::default());
     let mut registry = metrics::registry("memboss-agent", env!("CARGO_PKG_VERSION"));
@@ -141,6 +144,7 @@ fn begin(files: &Files, boot_id: &str) -> anyhow::Result<store::Start> {
 fn serve_sockets(
     run_dir: &Path,
     desk: &Desk,
+    sentinels: &Sentinels,
     shutdown: &Shutdown,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
@@ -149,7 +153,8 @@ fn serve_sockets(
     tasks.spawn(async move { Ok(serve::node(listener, path, own, end).await?) });
     let path = run_dir.join("agent").join("agent.sock");
     let (listener, own, end) = (serve::listen(&path, Audience::Containers)?, desk.clone(), shutdown.clone());
-    tasks.spawn(async move { Ok(serve::workload(listener, path, own, end).await?) });
+    let sentinels = sentinels.clone();
+    tasks.spawn(async move { Ok(serve::workload(listener, path, own, sentinels, end).await?) });
     Ok(())
 }
 

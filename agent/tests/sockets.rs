@@ -52,6 +52,7 @@ fn settings(cluster: Cluster) -> Settings {
         cluster,
         over_lease: [None; 5],
         give_back: Span::from_secs(60),
+        clients: Limits::default(),
     }
 }
 

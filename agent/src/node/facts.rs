@@ -8,8 +8,15 @@ use super::{Hold, Node, Observation, Severity};
 use crate::attribution::{GpuUse, Holder, attribute};
 use crate::health::{GpuHealth, Health};
 use crate::probes::nvml::{GpuReading, NoNvml, Sample, Usage};
-use crate::probes::processes::{Owner, PodUid};
+use crate::probes::processes::{Owner, PodUid, Process};
 use crate::probes::xid::Xid;
+
+/// Whose processes are: by pod, and by the process that they descend from.
+struct Whose<'a> {
+    owners: &'a BTreeMap<u32, Option<Owner>>,
+    lineages: &'a BTreeMap<u32, Vec<Process>>,
+    by_pod: &'a BTreeMap<PodUid, LeaseId>,
+}
 
 /// Why a GPU that a ledger tells of is closed at first.
 pub(super) const NOT_READ: &str = "not read yet";
@@ -41,7 +48,7 @@ impl Node {
             self.ram = ram;
         }
         match observation.reading {
-            Ok(sample) => self.see_gpus(&sample, &observation.owners, now),
+            Ok(sample) => self.see_gpus(&sample, &observation.owners, &observation.lineages, now),
             Err(NoNvml::Load(why)) if self.gpus.is_empty() => tracing::debug!(why, "no GPUs"),
             Err(error) => self.nvml_is_silent(&error.to_string(), now),
         }
@@ -50,7 +57,13 @@ impl Node {
         self.judge_use(now);
     }
 
-    fn see_gpus(&mut self, sample: &Sample, owners: &BTreeMap<u32, Option<Owner>>, now: Moment) {
+    fn see_gpus(
+        &mut self,
+        sample: &Sample,
+        owners: &BTreeMap<u32, Option<Owner>>,
+        lineages: &BTreeMap<u32, Vec<Process>>,
+        now: Moment,
+    ) {
         self.gpus_read = true;
         let by_pod: BTreeMap<PodUid, LeaseId> =
             self.holders.iter().map(|(lease, holder)| (holder.subject.pod.clone(), lease.clone())).collect();
@@ -59,7 +72,10 @@ impl Node {
             let Ok(uuid) = GpuUuid::new(reading.uuid.clone()) else { continue };
             listed.insert(uuid.clone());
             match &reading.usage {
-                Ok(usage) => self.see_gpu(&uuid, reading, usage, owners, &by_pod, now),
+                Ok(usage) => {
+                    let whose = Whose { owners, lineages, by_pod: &by_pod };
+                    self.see_gpu(&uuid, reading, usage, &whose, now);
+                }
                 Err(why) => self.cannot_see(&uuid, why, now),
             }
         }
@@ -69,15 +85,7 @@ impl Node {
         }
     }
 
-    fn see_gpu(
-        &mut self,
-        uuid: &GpuUuid,
-        reading: &GpuReading,
-        usage: &Usage,
-        owners: &BTreeMap<u32, Option<Owner>>,
-        by_pod: &BTreeMap<PodUid, LeaseId>,
-        now: Moment,
-    ) {
+    fn see_gpu(&mut self, uuid: &GpuUuid, reading: &GpuReading, usage: &Usage, whose: &Whose<'_>, now: Moment) {
         let Ok(model) = GpuModel::from_product(&reading.product) else { return };
         let charged = self.charged_on(uuid);
         let mut present = BTreeSet::new();
@@ -85,10 +93,17 @@ impl Node {
             .processes
             .iter()
             .map(|(pid, bytes)| {
-                let holder = match owners.get(pid).cloned().flatten() {
+                let owner = whose.owners.get(pid).cloned().flatten();
+                if let Some(Owner::Pod(pod)) = &owner {
+                    present.insert(pod.clone());
+                }
+                let lineage = whose.lineages.get(pid).map(Vec::as_slice).unwrap_or_default();
+                if let Some(lease) = self.client_lease(lineage, &charged) {
+                    return (Holder::Lease(lease), *bytes);
+                }
+                let holder = match owner {
                     Some(Owner::Pod(pod)) => {
-                        present.insert(pod.clone());
-                        match by_pod.get(&pod).filter(|lease| charged.contains_key(*lease)) {
+                        match whose.by_pod.get(&pod).filter(|lease| charged.contains_key(*lease)) {
                             Some(lease) => Holder::Lease(lease.clone()),
                             None => Holder::Stranger(pod),
                         }

@@ -79,6 +79,18 @@ pub enum Denied {
     /// The memory was not seen free in time.
     #[error("{0}")]
     TimedOut(String),
+    /// What is asked makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// It would have to wait, and was not to.
+    #[error("{0}")]
+    WouldWait(String),
+    /// One has as much as anybody may.
+    #[error("{0}")]
+    TooMany(String),
+    /// It is another's.
+    #[error("{0}")]
+    NotYours(String),
 }
 
 /// A part that a holder is about to give back.
@@ -117,7 +129,7 @@ impl Node {
         }
     }
 
-    fn answer<T: Send + 'static>(&mut self, reply: oneshot::Sender<T>, answer: T) {
+    pub(super) fn answer<T: Send + 'static>(&mut self, reply: oneshot::Sender<T>, answer: T) {
         // Whoever asked may have gone.
         self.answers.push(Box::new(move || drop(reply.send(answer))));
     }

@@ -92,6 +92,9 @@ impl Node {
     }
 
     fn is_seen_free(&self, lease: &LeaseId) -> bool {
+        if self.clients.known.contains_key(lease) {
+            return self.is_given_up(lease);
+        }
         let (Some(holder), Some(view)) = (self.holders.get(lease), self.engine.lease(lease)) else { return false };
         let pod = &holder.subject.pod;
         if self.stopping_since.get(lease).is_none_or(|since| *since > self.look_began) {

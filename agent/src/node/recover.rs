@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use memboss_core::{EndReason, Engine, LeaseRecord, Moment, Phase, Placement, Policy, Refused, Slot, Token};
 
+use super::clients::Clients;
 use super::facts::NOT_READ;
 use super::orders::{answered, holder_of};
 use super::{Cluster, Counters, GpuState, Hold, Node, PodState, Settings, Severity};
@@ -86,6 +87,7 @@ impl Node {
         };
         let agent_epoch = ledger.agent_epoch + 1;
         let first_token = Token { epoch: agent_epoch, sequence: 0 };
+        let clients = Clients::taken_up(ledger.clients, now);
         let mut node = Self {
             engine: Engine::new(settings.policy.clone(), first_token),
             settings,
@@ -108,6 +110,7 @@ impl Node {
             over_since: BTreeMap::new(),
             strangers: Default::default(),
             gives: Vec::new(),
+            clients,
             draining: Default::default(),
             plugins: None,
             wants_incarnation: false,
@@ -153,6 +156,7 @@ impl Node {
         }
         let engine = &self.engine;
         self.holders.retain(|lease, _| engine.lease(lease).is_some());
+        self.clients.known.retain(|lease, _| engine.lease(lease).is_some());
     }
 
     /// Takes leases up again from their objects, once all is known, and opens the node.

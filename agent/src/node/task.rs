@@ -215,12 +215,14 @@ impl Task {
                 .collect(),
             Err(_) => BTreeSet::new(),
         };
+        let whose = if self.node.has_clients() { pids.clone() } else { BTreeSet::new() };
+        let lineages = whose.into_iter().map(|pid| (pid, self.eyes.processes.lineage(pid))).collect();
         let owners: BTreeMap<_, _> = pids.iter().map(|pid| (*pid, self.eyes.processes.owner(*pid))).collect();
         if reading.is_ok() {
             self.eyes.processes.keep_only(&pids);
         }
         let ram = meminfo::observe(&self.eyes.meminfo).ok();
-        Input::Seen(Box::new(Observation { began: look.began, pods: look.pods, reading, owners, ram }))
+        Input::Seen(Box::new(Observation { began: look.began, pods: look.pods, reading, owners, lineages, ram }))
     }
 
     /// Writes what changed, then answers and publishes; what could not be written is told to nobody.

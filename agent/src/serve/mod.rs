@@ -1,6 +1,7 @@
 //! The agent's two Unix sockets: `Node` for root's own processes on the node, `Workload` for containers that hold a lease. They translate between
 //! messages and the node's task; they decide nothing.
 
+mod leases_service;
 mod message;
 mod node_service;
 mod peer;
@@ -9,7 +10,9 @@ mod workload_service;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
+use memboss_agent_api::v1::leases_server::LeasesServer;
 use memboss_agent_api::v1::node_server::NodeServer;
 use memboss_agent_api::v1::workload_server::WorkloadServer;
 use memboss_platform::shutdown::Shutdown;
@@ -21,6 +24,7 @@ use tonic::transport::Server;
 
 use crate::node::view::Snapshot;
 use crate::node::{Denied, Input};
+use crate::probes::pidfd::Sentinels;
 use memboss_core::Refused;
 
 /// What both services need of the node's task.
@@ -70,6 +74,9 @@ pub enum Failure {
     },
 }
 
+/// No request of a process is larger.
+const LARGEST_MESSAGE: usize = 64 * 1024;
+
 /// Whom a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
@@ -115,14 +122,27 @@ pub async fn node(listener: UnixListener, path: PathBuf, desk: Desk, shutdown: S
         .map_err(|source| Failure::Serve { path, source })
 }
 
-/// Serves the service `Workload` until `shutdown`.
+/// Serves the services `Workload` and `Leases` until `shutdown`.
 ///
 /// # Errors
 /// [`Failure::Serve`].
-pub async fn workload(listener: UnixListener, path: PathBuf, desk: Desk, shutdown: Shutdown) -> Result<(), Failure> {
+pub async fn workload(
+    listener: UnixListener,
+    path: PathBuf,
+    desk: Desk,
+    sentinels: Sentinels,
+    shutdown: Shutdown,
+) -> Result<(), Failure> {
+    let leases = leases_service::Service {
+        desk: desk.clone(),
+        sentinels,
+        shutdown: shutdown.clone(),
+        connections: AtomicU64::default(),
+    };
     let service = WorkloadServer::new(workload_service::Service { desk, shutdown: shutdown.clone() });
     Server::builder()
         .add_service(service)
+        .add_service(LeasesServer::new(leases).max_decoding_message_size(LARGEST_MESSAGE))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
         .await
         .map_err(|source| Failure::Serve { path, source })
@@ -135,6 +155,9 @@ fn status(denied: &Denied) -> Status {
         Denied::NotFound(_) => Status::not_found(message),
         Denied::NotNow(_) => Status::failed_precondition(message),
         Denied::TimedOut(_) => Status::deadline_exceeded(message),
+        Denied::BadRequest(_) => Status::invalid_argument(message),
+        Denied::WouldWait(_) | Denied::TooMany(_) => Status::resource_exhausted(message),
+        Denied::NotYours(_) => Status::permission_denied(message),
         Denied::Refused(refused) => match refused {
             Refused::NoRoom { .. } => Status::resource_exhausted(message),
             Refused::UnknownLease(_) => Status::not_found(message),
