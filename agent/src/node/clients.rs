@@ -439,17 +439,17 @@ impl Node {
         self.clients.processes().collect()
     }
 
-    /// The lease in code on that GPU of the process that this one is or descends from.
-    pub(super) fn client_lease(&self, lineage: &[Process], charged: &BTreeMap<LeaseId, Mib>) -> Option<LeaseId> {
+    /// The leases in code on that GPU of the process that this one is or descends from.
+    pub(super) fn client_leases(&self, lineage: &[Process], charged: &BTreeMap<LeaseId, Mib>) -> Vec<LeaseId> {
         let of = |process: &Process| {
-            let mut its = self
+            let its = self
                 .clients
                 .known
                 .iter()
                 .filter(|(lease, client)| client.caller.process == *process && charged.contains_key(*lease));
-            its.next().map(|(lease, _)| lease.clone())
+            its.map(|(lease, _)| lease.clone()).collect::<Vec<_>>()
         };
-        lineage.iter().find_map(of)
+        lineage.iter().map(of).find(|leases| !leases.is_empty()).unwrap_or_default()
     }
 }
 

@@ -18,6 +18,22 @@ struct Whose<'a> {
     by_pod: &'a BTreeMap<PodUid, LeaseId>,
 }
 
+/// Shares what a process uses out among its leases there: each as much as it holds, and the last what is above.
+fn shared_out(leases: &[LeaseId], bytes: Option<u64>, room: &mut BTreeMap<LeaseId, u64>) -> Vec<(Holder, Option<u64>)> {
+    let Some(mut left) = bytes else {
+        return leases.iter().take(1).map(|lease| (Holder::Lease(lease.clone()), None)).collect();
+    };
+    let mut shares = Vec::new();
+    for (at, lease) in leases.iter().enumerate() {
+        let most = room.entry(lease.clone()).or_default();
+        let takes = if at + 1 == leases.len() { left } else { left.min(*most) };
+        *most = most.saturating_sub(takes);
+        left -= takes;
+        shares.push((Holder::Lease(lease.clone()), Some(takes)));
+    }
+    shares
+}
+
 /// Why a GPU that a ledger tells of is closed at first.
 pub(super) const NOT_READ: &str = "not read yet";
 
@@ -88,31 +104,7 @@ impl Node {
     fn see_gpu(&mut self, uuid: &GpuUuid, reading: &GpuReading, usage: &Usage, whose: &Whose<'_>, now: Moment) {
         let Ok(model) = GpuModel::from_product(&reading.product) else { return };
         let charged = self.charged_on(uuid);
-        let mut present = BTreeSet::new();
-        let holders: Vec<(Holder, Option<u64>)> = usage
-            .processes
-            .iter()
-            .map(|(pid, bytes)| {
-                let owner = whose.owners.get(pid).cloned().flatten();
-                if let Some(Owner::Pod(pod)) = &owner {
-                    present.insert(pod.clone());
-                }
-                let lineage = whose.lineages.get(pid).map(Vec::as_slice).unwrap_or_default();
-                if let Some(lease) = self.client_lease(lineage, &charged) {
-                    return (Holder::Lease(lease), *bytes);
-                }
-                let holder = match owner {
-                    Some(Owner::Pod(pod)) => {
-                        match whose.by_pod.get(&pod).filter(|lease| charged.contains_key(*lease)) {
-                            Some(lease) => Holder::Lease(lease.clone()),
-                            None => Holder::Stranger(pod),
-                        }
-                    }
-                    Some(Owner::Other) | None => Holder::Other,
-                };
-                (holder, *bytes)
-            })
-            .collect();
+        let (holders, present) = self.attribute_processes(usage, whose, &charged);
         let fresh = GpuState {
             index: reading.index,
             model: model.clone(),
@@ -134,6 +126,52 @@ impl Node {
         if was_lost && gpu.health.health() == Health::Healthy {
             self.tell(None, Severity::Normal, "GpuRecovered", format!("GPU {uuid} is well again"));
         }
+    }
+
+    /// Whose each process's memory is, and which pods have a process there.
+    fn attribute_processes(
+        &self,
+        usage: &Usage,
+        whose: &Whose<'_>,
+        charged: &BTreeMap<LeaseId, Mib>,
+    ) -> (Vec<(Holder, Option<u64>)>, BTreeSet<PodUid>) {
+        let (mut holders, mut present) = (Vec::new(), BTreeSet::new());
+        let mut room: BTreeMap<LeaseId, u64> =
+            charged.iter().map(|(lease, held)| (lease.clone(), held.bytes())).collect();
+        for (pid, bytes) in &usage.processes {
+            let owner = whose.owners.get(pid).cloned().flatten();
+            if let Some(Owner::Pod(pod)) = &owner {
+                present.insert(pod.clone());
+            }
+            let lineage = whose.lineages.get(pid).map(Vec::as_slice).unwrap_or_default();
+            let leases = self.client_leases(lineage, charged);
+            if !leases.is_empty() {
+                holders.extend(shared_out(&leases, *bytes, &mut room));
+                continue;
+            }
+            let holder = match owner {
+                Some(Owner::Pod(pod)) => match whose.by_pod.get(&pod).filter(|lease| charged.contains_key(*lease)) {
+                    Some(lease) => Holder::Lease(lease.clone()),
+                    None => Holder::Stranger(pod),
+                },
+                Some(Owner::Other) | None => Holder::Other,
+            };
+            holders.push((holder, *bytes));
+        }
+        (holders, present)
+    }
+
+    /// What the holder of that lease still uses is nobody's lease any more.
+    pub(super) fn disown(&mut self, lease: &LeaseId) {
+        for uuid in self.gpus.keys().cloned().collect::<Vec<_>>() {
+            let held = self.charged_on(&uuid).get(lease).copied().unwrap_or_default();
+            if let Some(gpu) = self.gpus.get_mut(&uuid)
+                && let Some(uses) = gpu.usage.leases.remove(lease)
+            {
+                gpu.usage.foreign = gpu.usage.foreign.plus(uses.min(held));
+            }
+        }
+        self.tell_facts();
     }
 
     fn cannot_see(&mut self, uuid: &GpuUuid, why: &str, now: Moment) {
