@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
 use super::holders::Denied;
-use super::{Hold, Node};
+use super::{Cluster, Hold, Node};
 use crate::probes::processes::{Caller, Process};
 use crate::store::hex;
 
@@ -47,6 +47,9 @@ pub struct Client {
     pub alive: Moment,
     /// When its holder stops waiting.
     pub give_up: Option<Moment>,
+    /// Its holder has given it back, or nobody kept it alive: its process goes on without it, and what that still uses counts as foreign.
+    #[serde(default)]
+    pub given_back: bool,
 }
 
 /// Who hears of a lease.
@@ -168,6 +171,7 @@ pub(crate) struct Clients {
     pub(crate) known: BTreeMap<LeaseId, Client>,
     listeners: BTreeMap<LeaseId, Listener>,
     last: BTreeMap<LeaseId, Told>,
+    pushed: BTreeMap<LeaseId, Push>,
     named: u64,
 }
 
@@ -225,7 +229,10 @@ impl Node {
                 self.answer(reply, answer);
             }
             ClientInput::Release { caller, lease, reply } => {
-                let answer = self.own(&caller, &lease).inspect(|lease| self.release(lease, EndReason::Released));
+                let answer = self.own(&caller, &lease);
+                if let Ok(lease) = &answer {
+                    self.give_back(lease, EndReason::Released);
+                }
                 self.answer(reply, answer);
             }
             ClientInput::DryRun { caller, wish, reply } => {
@@ -258,6 +265,10 @@ impl Node {
         listener: Listener,
         now: Moment,
     ) -> Result<Accepted, Denied> {
+        if self.settings.cluster == Cluster::Kubernetes {
+            let why = "on a node of a cluster pods lease by annotation; leases in code are served by an agent that runs alone";
+            return Err(Denied::NotNow(why.to_owned()));
+        }
         if self.hold != Hold::Open {
             return Err(Denied::NotNow(
                 "the ledger of this machine is being rebuilt: ask again in a moment".to_owned(),
@@ -288,6 +299,7 @@ impl Node {
             ttl: wish.ttl,
             alive: now,
             give_up: wish.timeout.map(|timeout| now.after(timeout)),
+            given_back: false,
         };
         self.clients.known.insert(lease.clone(), client);
         self.clients.last.remove(&lease);
@@ -358,7 +370,14 @@ impl Node {
             !over && due.is_some_and(|due| now >= due)
         });
         let due: Vec<LeaseId> = due.map(|(lease, _)| lease.clone()).collect();
-        due.iter().for_each(|lease| self.release(lease, EndReason::Expired));
+        due.iter().for_each(|lease| self.give_back(lease, EndReason::Expired));
+    }
+
+    fn give_back(&mut self, lease: &LeaseId, reason: EndReason) {
+        if let Some(client) = self.clients.known.get_mut(lease) {
+            client.given_back = true;
+        }
+        self.release(lease, reason);
     }
 
     /// When the next of them ends by itself.
@@ -412,6 +431,7 @@ impl Node {
             self.say(&view.id, Told { lease: view.clone(), position: None, ended: Some(reason) });
             self.clients.listeners.remove(&view.id);
             self.clients.last.remove(&view.id);
+            self.clients.pushed.remove(&view.id);
         }
     }
 
@@ -422,7 +442,7 @@ impl Node {
         let gpus = view.placement.map(|placement| placement.gpus).unwrap_or_default();
         let looked = self.stopping_since.get(lease).is_some_and(|since| *since <= self.look_began);
         let read = gpus.iter().all(|share| self.gpus.get(&share.uuid).is_some_and(|gpu| gpu.present.is_some()));
-        let given_back = view.phase == Phase::Stopping { reason: EndReason::Released };
+        let given_back = self.clients.known.get(lease).is_some_and(|client| client.given_back);
         let unused = || self.used_by(lease).iter().all(|used| used.is_zero());
         gpus.is_empty() || (looked && read && (given_back || unused()))
     }
@@ -450,6 +470,53 @@ impl Node {
             its.map(|(lease, _)| lease.clone()).collect::<Vec<_>>()
         };
         lineage.iter().map(of).find(|leases| !leases.is_empty()).unwrap_or_default()
+    }
+}
+
+/// What is done to a process whose time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Push {
+    /// It is asked to end (SIGTERM).
+    Term,
+    /// It is ended (SIGKILL).
+    Kill,
+}
+
+impl Node {
+    /// Pushes the processes whose leases are stopping and needed: first asked, and after a while ended.
+    pub(super) fn push_processes(&mut self, now: Moment) {
+        let mut pushes = Vec::new();
+        for (lease, client) in &self.clients.known {
+            let phase = self.engine.lease(lease).map(|view| view.phase);
+            let Some(Phase::Stopping { reason }) = phase else { continue };
+            if client.given_back || reason == EndReason::Exited {
+                continue;
+            }
+            let since = self.stopping_since.get(lease).copied().unwrap_or(now);
+            let late = now.since(since) >= self.settings.clients.kill_after;
+            let push = if late { Push::Kill } else { Push::Term };
+            if self.clients.pushed.get(lease).is_none_or(|before| *before < push) {
+                pushes.push((lease.clone(), client.caller.process, push));
+            }
+        }
+        for (lease, process, push) in pushes {
+            tracing::info!(%lease, pid = process.pid, ?push, "its time is up");
+            self.clients.pushed.insert(lease, push);
+            self.pushes.push((process, push));
+        }
+    }
+
+    /// Processes to be pushed once the ledger is written.
+    #[must_use]
+    pub fn take_pushes(&mut self) -> Vec<(Process, Push)> {
+        std::mem::take(&mut self.pushes)
+    }
+
+    /// When the next process is to be ended.
+    pub(super) fn next_push(&self) -> Option<Moment> {
+        let asked = self.clients.pushed.iter().filter(|(_, push)| **push == Push::Term);
+        let due = asked.filter_map(|(lease, _)| self.stopping_since.get(lease));
+        due.map(|since| since.after(self.settings.clients.kill_after)).min()
     }
 }
 

@@ -268,6 +268,7 @@ pub struct Node {
     pub(crate) strangers: BTreeSet<PodUid>,
     pub(crate) gives: Vec<holders::Give>,
     pub(crate) clients: clients::Clients,
+    pub(crate) pushes: Vec<(Process, clients::Push)>,
     pub(crate) draining: (bool, BTreeSet<GpuUuid>),
     /// How many device plugins watch; not known before the first one has come.
     pub(crate) plugins: Option<usize>,
@@ -312,6 +313,7 @@ impl Node {
         self.decide(now);
         self.settle_gives(now);
         self.note_stopping(now);
+        self.push_processes(now);
         self.tell_clients();
     }
 
@@ -326,7 +328,7 @@ impl Node {
     #[must_use]
     pub fn next_wake(&self) -> Option<Moment> {
         let gives = self.gives.iter().map(|give| give.until);
-        self.engine.next_wake().into_iter().chain(gives).chain(self.next_silent_client()).min()
+        self.engine.next_wake().into_iter().chain(gives).chain(self.next_silent_client()).chain(self.next_push()).min()
     }
 
     /// Whether something is on its way, so that looking more often is worth it.

@@ -88,7 +88,7 @@ impl Node {
         let free: Vec<_> = stopping.filter(|(lease, _)| self.is_seen_free(lease)).collect();
         for (lease, reason) in free {
             // A process that gave it back goes on, and may still use a part.
-            if reason == EndReason::Released {
+            if self.clients.known.get(&lease).is_some_and(|client| client.given_back) {
                 self.disown(&lease);
             }
             self.end(&lease, reason);

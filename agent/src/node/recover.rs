@@ -111,6 +111,7 @@ impl Node {
             strangers: Default::default(),
             gives: Vec::new(),
             clients,
+            pushes: Vec::new(),
             draining: Default::default(),
             plugins: None,
             wants_incarnation: false,

@@ -19,7 +19,7 @@ use crate::probes::nvml::{Prober, Reading};
 use crate::probes::pods::PodCgroups;
 use crate::probes::processes::{PodUid, Processes};
 use crate::probes::xid::Xid;
-use crate::probes::{clock, meminfo};
+use crate::probes::{clock, meminfo, pidfd};
 use crate::store::{Ledger, Marker, Store};
 
 /// How often to look.
@@ -236,6 +236,9 @@ impl Task {
         }
         for answer in self.node.take_answers() {
             answer();
+        }
+        for (process, push) in self.node.take_pushes() {
+            pidfd::push(self.eyes.processes.root(), process, push);
         }
         for news in self.node.take_news() {
             // Without Kubernetes nobody listens; the log has it.

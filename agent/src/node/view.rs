@@ -220,6 +220,11 @@ impl Node {
                 leases.insert(id.clone(), self.held_seen(holder, &view));
             }
         }
+        for (id, client) in &self.clients.known {
+            if let Some(view) = self.engine.lease(id) {
+                leases.insert(id.clone(), self.client_seen(client, &view));
+            }
+        }
         for (id, seen) in &mut leases {
             seen.deleting = self.orders.get(id).is_some_and(|order| order.deleting);
         }
@@ -231,7 +236,23 @@ impl Node {
         (uuid.clone(), gpu.map_or(0, |gpu| gpu.index), gpu.map(|gpu| gpu.model.to_string()).unwrap_or_default(), memory)
     }
 
+    /// A lease in code: nobody placed it, and its message says whose it is.
+    fn client_seen(&self, client: &super::clients::Client, view: &memboss_core::LeaseView) -> LeaseSeen {
+        let mut seen = self.seen(Answered { object: String::new(), attempt: 0 }, view);
+        let process = client.caller.process.pid;
+        let whose = format!("{} (process {process}, {})", client.label, client.caller.owner());
+        seen.message = Some(match seen.message {
+            Some(why) => format!("{whose}: {why}"),
+            None => whose,
+        });
+        seen
+    }
+
     fn held_seen(&self, holder: &crate::store::Holder, view: &memboss_core::LeaseView) -> LeaseSeen {
+        LeaseSeen { subject: Some(holder.subject.clone()), ..self.seen(holder.answered.clone(), view) }
+    }
+
+    fn seen(&self, answered: Answered, view: &memboss_core::LeaseView) -> LeaseSeen {
         let claimed = view.placement.is_some();
         let (state, reason) = match &view.phase {
             Phase::Waiting if claimed => (State::Claimed, None),
@@ -253,8 +274,8 @@ impl Node {
             (None, None, None) => (None, None),
         };
         LeaseSeen {
-            answered: holder.answered.clone(),
-            subject: Some(holder.subject.clone()),
+            answered,
+            subject: None,
             class: Some(view.class),
             state,
             gpus: shares.iter().map(|share| self.share_seen(&share.uuid, share.memory)).collect(),

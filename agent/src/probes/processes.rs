@@ -97,6 +97,12 @@ impl Processes {
         Some(owner)
     }
 
+    /// The `/proc` that it reads.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.proc_root
+    }
+
     /// A process and those that it descends from, the nearest first.
     #[must_use]
     pub fn lineage(&self, pid: u32) -> Vec<Process> {
