@@ -91,10 +91,13 @@ impl Bed {
 
     /// This process uses so much of the GPU.
     fn uses(&self, gib: u64) {
+        self.is_used_by(std::process::id(), gib);
+    }
+
+    fn is_used_by(&self, pid: u32, gib: u64) {
         let mut usage = self.usage.lock().unwrap();
         usage.used = gib * GIB;
-        usage.processes =
-            (gib > 0).then(|| (std::process::id(), Some(gib * GIB))).into_iter().collect::<BTreeMap<_, _>>();
+        usage.processes = (gib > 0).then(|| (pid, Some(gib * GIB))).into_iter().collect::<BTreeMap<_, _>>();
     }
 
     /// The agent ends without a word, and another one begins on what is there.
@@ -368,8 +371,12 @@ async fn a_holder_that_does_not_go_is_asked_and_then_ended() {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    bed.is_used_by(holder.id().unwrap(), 18);
     let mut urgent = acquire(&bed, AcquireRequest { class: "urgent".into(), ..vram(20) }).await;
+    let ended = tokio::time::timeout(Duration::from_secs(30), holder.wait()).await.expect("it is ended");
+    assert!(!ended.unwrap().success() && asked.exists(), "it was asked first");
+    let waits = until_phase(&mut urgent, Phase::Waiting).await;
+    assert_eq!(waits.queue.unwrap().reason, "Claimed", "its memory is not seen free yet");
+    bed.uses(0);
     until_phase(&mut urgent, Phase::Active).await;
-    assert!(!holder.wait().await.unwrap().success(), "it was ended");
-    assert!(asked.exists(), "it was asked first");
 }
