@@ -9,6 +9,7 @@ use memboss_core::{EndReason, GpuModel, GpuShare, GpuUuid, LeaseId, LeaseRecord,
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
+use crate::node::admin::Drained;
 use crate::node::clients::Client;
 use crate::order::{Answered, ContainerSlots, Epoch, Subject};
 
@@ -37,6 +38,9 @@ pub struct Ledger {
     /// Leases in code.
     #[serde(default)]
     pub clients: BTreeMap<LeaseId, Client>,
+    /// What root has closed here.
+    #[serde(default)]
+    pub drained: Drained,
 }
 
 /// A GPU as it was last seen.

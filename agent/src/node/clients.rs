@@ -1,7 +1,7 @@
 //! Leases in code: a process asks over the socket and holds its lease by its connection, or by renewing it. Who it is, the kernel said; nothing that it says
 //! of itself counts. What becomes of a lease is told to whoever listens, once the ledger that it rests on is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use memboss_core::{
     Decision, EndReason, Forecast, LeaseId, LeaseView, Mib, Moment, NodeSelector, Phase, Refused, Request, Span,
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
-use super::holders::Denied;
+use super::holders::{Denied, GiveBack};
 use super::{Cluster, Hold, Node};
 use crate::probes::processes::{Caller, Process};
 use crate::store::hex;
@@ -154,6 +154,17 @@ pub enum ClientInput {
         /// The answer.
         reply: oneshot::Sender<Result<LeaseId, Denied>>,
     },
+    /// One gives a part back, or moves it into host RAM.
+    GiveBack {
+        /// Who.
+        caller: Caller,
+        /// Which.
+        lease: String,
+        /// What.
+        what: GiveBack,
+        /// The answer, when it was seen.
+        reply: oneshot::Sender<Result<LeaseId, Denied>>,
+    },
     /// One asks what would come of a request.
     DryRun {
         /// Who.
@@ -235,6 +246,10 @@ impl Node {
                 }
                 self.answer(reply, answer);
             }
+            ClientInput::GiveBack { caller, lease, what, reply } => match self.own(&caller, &lease) {
+                Ok(lease) => self.begin_to_give(lease, what, reply, now),
+                Err(denied) => self.answer(reply, Err(denied)),
+            },
             ClientInput::DryRun { caller, wish, reply } => {
                 let answer = self
                     .wished(&caller, &wish, now)
@@ -311,7 +326,8 @@ impl Node {
     fn own(&self, caller: &Caller, lease: &str) -> Result<LeaseId, Denied> {
         let found = self.clients.known.get_key_value(lease);
         let (lease, client) = found.ok_or_else(|| Denied::NotFound(format!("no lease {lease} is known here")))?;
-        if client.caller.is_of(caller) {
+        // Root may steer everybody's, but not from within a pod.
+        if client.caller.is_of(caller) || (caller.pod.is_none() && caller.user == 0) {
             Ok(lease.clone())
         } else {
             Err(Denied::NotYours(format!("lease {lease} is another's")))
@@ -323,7 +339,7 @@ impl Node {
         let Some(client) = self.clients.known.get_mut(&lease) else {
             return Err(Denied::NotFound(format!("no lease {lease} is known here")));
         };
-        if client.secret != digest(secret) {
+        if client.secret != digest(secret) || !client.caller.is_of(caller) {
             return Err(Denied::NotYours(format!("lease {lease} has another secret")));
         }
         // Another process of the same owner may take it over: a program that was started again.
@@ -371,6 +387,34 @@ impl Node {
         });
         let due: Vec<LeaseId> = due.map(|(lease, _)| lease.clone()).collect();
         due.iter().for_each(|lease| self.give_back(lease, EndReason::Expired));
+    }
+
+    /// Ends what nobody keeps: processes that are gone though their end was not noticed, and those whose time is over. In a dry run it only tells.
+    pub(super) fn clean_up(
+        &mut self,
+        gone: &BTreeSet<Process>,
+        dry_run: bool,
+        now: Moment,
+    ) -> Vec<(LeaseId, EndReason)> {
+        let stale = self.clients.known.iter().filter_map(|(lease, client)| {
+            let phase = self.engine.lease(lease)?.phase;
+            let due = self.clients.due(lease, client, phase == Phase::Waiting, self.settings.clients.grace);
+            let reason = match phase {
+                Phase::Stopping { .. } => return None,
+                _ if gone.contains(&client.caller.process) => EndReason::Exited,
+                _ if due.is_some_and(|due| now >= due) => EndReason::Expired,
+                _ => return None,
+            };
+            Some((lease.clone(), reason))
+        });
+        let stale: Vec<_> = stale.collect();
+        for (lease, reason) in stale.iter().filter(|_| !dry_run) {
+            match reason {
+                EndReason::Exited => self.release(lease, *reason),
+                _ => self.give_back(lease, *reason),
+            }
+        }
+        stale
     }
 
     fn give_back(&mut self, lease: &LeaseId, reason: EndReason) {

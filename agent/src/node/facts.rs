@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use memboss_core::{Closed, DrainScope, GpuFacts, GpuModel, GpuUuid, LeaseId, Mib, Moment, NodeFacts};
+use memboss_core::{Closed, GpuFacts, GpuModel, GpuUuid, LeaseId, Mib, Moment, NodeFacts};
 
 use super::{Hold, Node, Observation, Severity};
 use crate::attribution::{GpuUse, Holder, attribute};
@@ -241,38 +241,19 @@ impl Node {
             model: gpu.model.clone(),
             leasable: self.settings.margin.leasable(gpu.total, gpu.reserved),
             foreign: gpu.usage.foreign,
-            closed: gpu.health.closed().or(self.draining.1.contains(uuid).then_some(Closed::Draining)),
+            closed: gpu.health.closed().or(self.drains.is_gpu_closed(uuid).then_some(Closed::Draining)),
         });
         let charged = self.engine.ram(&self.settings.name).map(|(_, charged)| charged).unwrap_or_default();
         let facts = NodeFacts {
             name: self.settings.name.clone(),
             gpus: gpus.collect(),
             ram: self.ram.leasable(charged),
-            closed: match (&self.hold, self.draining.0) {
+            closed: match (&self.hold, self.drains.is_node_closed()) {
                 (Hold::Open, false) => None,
                 (Hold::Open, true) => Some(Closed::Draining),
                 _ => Some(Closed::Quarantine),
             },
         };
         self.engine.set_node(&facts);
-    }
-
-    pub(super) fn drain(&mut self, node: bool, gpus: BTreeSet<GpuUuid>, now: Moment) {
-        let before = std::mem::replace(&mut self.draining, (node, gpus));
-        if before == self.draining {
-            return;
-        }
-        self.tell_facts();
-        let mut scopes = Vec::new();
-        if node && !before.0 {
-            scopes.push(DrainScope::Node(self.settings.name.clone()));
-        }
-        scopes.extend(self.draining.1.difference(&before.1).cloned().map(DrainScope::Gpu));
-        for scope in scopes {
-            match self.engine.drain(&scope, now) {
-                Ok(told) => tracing::info!(?scope, told = told.len(), "draining"),
-                Err(refused) => tracing::warn!(?scope, %refused, "cannot drain"),
-            }
-        }
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! - what was seen of GPUs: `facts.rs`; who is gone and what is free: `observe.rs`
 //! - placements: `orders.rs`; after a restart or a loss: `recover.rs`
-//! - what holders ask: `holders.rs`; leases in code: `clients.rs`; what others are shown: `view.rs`
+//! - what holders ask: `holders.rs`; leases in code: `clients.rs`; what root asks: `admin.rs`; what others are shown: `view.rs`
 
+pub mod admin;
 pub mod clients;
 mod facts;
 mod holders;
@@ -21,6 +22,7 @@ use memboss_core::{
     Decision, EndReason, Engine, GpuUuid, LeaseId, Mib, Moment, NodeName, Phase, Policy, Refused, Span, Token,
 };
 
+use self::admin::AdminInput;
 use self::clients::ClientInput;
 use crate::health::Recovery;
 use crate::order::{Answered, Epoch, Order};
@@ -31,7 +33,7 @@ use crate::probes::xid::Xid;
 use crate::store::{Ended, Holder, KnownGpu, Ledger};
 
 pub use facts::GpuState;
-pub use holders::{Ask, Denied, Prepared};
+pub use holders::{Ask, Denied, GiveBack, Prepared, RamWish};
 
 /// The settings of a node.
 #[derive(Clone, Debug)]
@@ -166,6 +168,8 @@ pub enum Input {
     Ask(Ask),
     /// A process that leases in code asks, or something happened to it.
     Client(ClientInput),
+    /// Root on the node asks.
+    Admin(AdminInput),
 }
 
 /// Whether somebody came or went.
@@ -269,7 +273,9 @@ pub struct Node {
     pub(crate) gives: Vec<holders::Give>,
     pub(crate) clients: clients::Clients,
     pub(crate) pushes: Vec<(Process, clients::Push)>,
-    pub(crate) draining: (bool, BTreeSet<GpuUuid>),
+    pub(crate) drains: admin::Drains,
+    /// The name of each lease's phase, and since when it is in it.
+    pub(crate) phases: BTreeMap<LeaseId, (&'static str, Moment)>,
     /// How many device plugins watch; not known before the first one has come.
     pub(crate) plugins: Option<usize>,
     pub(crate) wants_incarnation: bool,
@@ -301,11 +307,13 @@ impl Node {
             Input::Pods(pods) => self.take_pods(pods),
             Input::Pod(pod) => self.take_pod(pod),
             Input::Incarnation(incarnation) => self.learn_incarnation(&incarnation),
-            Input::Drain { node, gpus } => self.drain(node, gpus, now),
+            Input::Drain { node, gpus } => self.drain_as_the_cluster_wishes(node, gpus, now),
             Input::Plugin(presence) => self.plugins = Some(presence.counted(self.plugins.unwrap_or(0))),
             Input::Ask(ask) => self.ask(ask, now),
             Input::Client(input) => self.client(input, now),
+            Input::Admin(input) => self.admin(input, now),
         }
+        self.end_drains(now);
         self.rebuild_if_due(now);
         self.end_silent_clients(now);
         self.end_what_is_free();
@@ -328,7 +336,8 @@ impl Node {
     #[must_use]
     pub fn next_wake(&self) -> Option<Moment> {
         let gives = self.gives.iter().map(|give| give.until);
-        self.engine.next_wake().into_iter().chain(gives).chain(self.next_silent_client()).chain(self.next_push()).min()
+        let own = [self.next_silent_client(), self.next_push(), self.drains.next_end()];
+        self.engine.next_wake().into_iter().chain(gives).chain(own.into_iter().flatten()).min()
     }
 
     /// Whether something is on its way, so that looking more often is worth it.
@@ -361,6 +370,7 @@ impl Node {
             holders: self.holders.clone(),
             ended: self.ended.clone(),
             clients: self.clients.known.clone(),
+            drained: self.drains.here.clone(),
         }
     }
 

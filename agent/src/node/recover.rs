@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use memboss_core::{EndReason, Engine, LeaseRecord, Moment, Phase, Placement, Policy, Refused, Slot, Token};
 
+use super::admin::Drains;
 use super::clients::Clients;
 use super::facts::NOT_READ;
 use super::orders::{answered, holder_of};
@@ -112,7 +113,8 @@ impl Node {
             gives: Vec::new(),
             clients,
             pushes: Vec::new(),
-            draining: Default::default(),
+            drains: Drains { here: ledger.drained, ..Drains::default() },
+            phases: BTreeMap::new(),
             plugins: None,
             wants_incarnation: false,
             news: Vec::new(),

@@ -35,6 +35,9 @@ pub struct Caller {
     pub user: u32,
     /// The pod that it belongs to, if it does.
     pub pod: Option<PodUid>,
+    /// What it runs, by the name that the kernel shows: for people, and proves nothing.
+    #[serde(default)]
+    pub command: String,
 }
 
 impl Caller {
@@ -139,6 +142,13 @@ pub fn identify(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {
 /// When it is gone or `/proc` cannot be read.
 pub fn process(proc_root: &Path, pid: u32) -> Result<Process, Unreadable> {
     Ok(Process { pid, started: start_time(proc_root, pid)? })
+}
+
+/// The name of what a process runs, without what a terminal would obey; empty if it cannot be read.
+#[must_use]
+pub fn command(proc_root: &Path, pid: u32) -> String {
+    let name = read(&proc_root.join(pid.to_string()).join("comm")).unwrap_or_default();
+    name.trim_end().chars().filter(|c| !c.is_control()).collect()
 }
 
 /// More generations than that nobody has.

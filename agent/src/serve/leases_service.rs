@@ -2,7 +2,9 @@
 //! nothing, and believes nothing that a caller says of itself.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use memboss_agent_api::v1;
@@ -13,16 +15,17 @@ use memboss_core::{
 };
 use memboss_platform::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::{Request, Response, Status};
 
+use super::veil::Veil;
 use super::{Desk, ending, peer, status};
 use crate::node::clients::{ClientInput, Listener, Told, Wish};
-use crate::node::view::notice_id;
-use crate::node::{Denied, Input};
+use crate::node::view::{Snapshot, notice_id};
+use crate::node::{Ask, Denied, GiveBack, Input, RamWish};
 use crate::probes::clock;
 use crate::probes::pidfd::Sentinels;
-use crate::probes::processes::Caller;
+use crate::probes::processes::{Caller, PodUid};
 
 /// A listener that lets so much lie is one that does not listen.
 const UNHEARD: usize = 64;
@@ -34,6 +37,10 @@ pub(super) struct Service {
     pub(super) connections: AtomicU64,
 }
 
+/// No state of the machine is told more often.
+const PACE: Duration = Duration::from_millis(250);
+
+type StatusStream = Pin<Box<dyn Stream<Item = Result<v1::StatusResponse, Status>> + Send>>;
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::LeaseEvent, Status>> + Send>>;
 
 /// A stream that somebody listens to: the node's task is told when it breaks, however that happened.
@@ -89,10 +96,79 @@ impl Leases for Service {
 
     async fn dry_run(&self, request: Request<v1::AcquireRequest>) -> Result<Response<v1::DryRunResponse>, Status> {
         let caller = self.caller(&request)?;
+        let pod = caller.pod.clone();
         let wish = Box::new(wish(request.into_inner())?);
         let forecast = self.ask(|reply| ClientInput::DryRun { caller, wish, reply }).await?;
-        Ok(Response::new(outlook(&forecast)))
+        let mut told = outlook(&forecast);
+        let snapshot = self.desk.known()?;
+        let veil = Veil::new(pod.as_ref(), &snapshot);
+        told.victims.iter_mut().for_each(|victim| veil.text(victim));
+        self.number(&mut told.gpus);
+        Ok(Response::new(told))
     }
+
+    async fn resize(&self, request: Request<v1::ResizeRequest>) -> Result<Response<v1::LeaseEvent>, Status> {
+        let caller = self.caller(&request)?;
+        let v1::ResizeRequest { lease, memory_mib, ram_mib, notice_id: notice } = request.into_inner();
+        let ram = ram_mib.map_or(RamWish::Same, |ram| RamWish::Down(Mib::from_mib(ram)));
+        let memory = memory_mib.into_iter().map(Mib::from_mib).collect();
+        self.give_back(caller, lease, GiveBack { memory, ram, notice }).await
+    }
+
+    async fn r#move(&self, request: Request<v1::MoveRequest>) -> Result<Response<v1::LeaseEvent>, Status> {
+        let caller = self.caller(&request)?;
+        let v1::MoveRequest { lease, memory_mib, more_ram_mib, notice_id: notice } = request.into_inner();
+        let ram = RamWish::More(Mib::from_mib(more_ram_mib));
+        let memory = memory_mib.into_iter().map(Mib::from_mib).collect();
+        self.give_back(caller, lease, GiveBack { memory, ram, notice }).await
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        let pod = self.caller(&request)?.pod;
+        Ok(Response::new(seen_by(pod.as_ref(), &*self.desk.known()?)))
+    }
+
+    type WatchStatusStream = StatusStream;
+
+    async fn watch_status(&self, request: Request<v1::StatusRequest>) -> Result<Response<StatusStream>, Status> {
+        let pod = self.caller(&request)?.pod;
+        let mut before: Option<Arc<Snapshot>> = None;
+        let changes = WatchStream::new(self.desk.snapshots.clone()).filter_map(move |snapshot| {
+            let news = snapshot.is_known() && before.as_ref().is_none_or(|before| !before.shows_the_same(&snapshot));
+            if news {
+                before = Some(snapshot.clone());
+            }
+            std::future::ready(news.then_some(snapshot))
+        });
+        let paced = tokio_stream::StreamExt::throttle(changes, PACE);
+        let told = paced.map(move |snapshot| Ok(seen_by(pod.as_ref(), &snapshot)));
+        Ok(Response::new(Box::pin(told.take_until(self.shutdown.clone().cancelled_owned()))))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        let pod = self.caller(&request)?.pod;
+        let lease = request.into_inner().lease;
+        let snapshot = self.desk.known()?;
+        let veil = Veil::new(pod.as_ref(), &snapshot);
+        if !veil.shows_name(&snapshot, &lease) {
+            return Err(Status::not_found(format!("no lease {lease} is known here")));
+        }
+        let mut lines = super::node_service::ask(&self.desk, |reply| Ask::Explain { lease, reply }).await?;
+        lines.iter_mut().for_each(|line| veil.text(line));
+        Ok(Response::new(v1::ExplainResponse { lines }))
+    }
+}
+
+/// The machine as that pod may see it; all of it for whoever is in none.
+fn seen_by(pod: Option<&PodUid>, snapshot: &Snapshot) -> v1::StatusResponse {
+    let veil = Veil::new(pod, snapshot);
+    let now = clock::now();
+    let leases = snapshot.leases.iter().filter(|(_, seen)| veil.shows(seen)).map(|(id, seen)| {
+        let mut shown = super::message::lease(id, seen, now);
+        veil.lease(&mut shown);
+        shown
+    });
+    v1::StatusResponse { leases: leases.collect(), ..super::message::figures(snapshot) }
 }
 
 impl Service {
@@ -112,6 +188,30 @@ impl Service {
         let (reply, answer) = oneshot::channel();
         self.desk.inputs.send(Input::Client(make(reply))).await.map_err(|_| ending())?;
         answer.await.map_err(|_| ending())?.map_err(|denied| status(&denied))
+    }
+
+    async fn give_back(
+        &self,
+        caller: Caller,
+        lease: String,
+        what: GiveBack,
+    ) -> Result<Response<v1::LeaseEvent>, Status> {
+        let pod = caller.pod.clone();
+        let lease = self.ask(|reply| ClientInput::GiveBack { caller, lease, what, reply }).await?;
+        let snapshot = self.desk.known()?;
+        let seen = snapshot.leases.get(&lease).ok_or_else(|| Status::not_found(format!("lease {lease} is over")))?;
+        let mut shown = super::message::lease(&lease, seen, clock::now());
+        Veil::new(pod.as_ref(), &snapshot).lease(&mut shown);
+        Ok(Response::new(v1::LeaseEvent { lease: Some(shown), queue: None, secret: String::new() }))
+    }
+
+    /// Adds the numbers that GPUs have now.
+    fn number(&self, shares: &mut [v1::GpuShare]) {
+        let snapshot = self.desk.snapshots.borrow();
+        for share in shares {
+            let gpu = snapshot.gpus.iter().find(|gpu| gpu.uuid.as_str() == share.uuid);
+            share.index = gpu.map_or(0, |gpu| gpu.index);
+        }
     }
 
     fn stream(&self, lease: LeaseId, number: u64, secret: String, events: mpsc::Receiver<Told>) -> EventStream {
@@ -219,6 +319,8 @@ fn lease(view: &LeaseView, ended: Option<EndReason>) -> v1::LeaseView {
         notice: notice(view),
         reason: reason.to_owned(),
         message: String::new(),
+        queue: None,
+        holder: None,
     }
 }
 

@@ -1,10 +1,12 @@
 //! The agent's two Unix sockets: `Node` for root's own processes on the node, `Workload` for containers that hold a lease. They translate between
 //! messages and the node's task; they decide nothing.
 
+mod admin_words;
 mod leases_service;
 mod message;
 mod node_service;
 mod peer;
+mod veil;
 mod workload_service;
 
 use std::os::unix::fs::PermissionsExt;

@@ -5,7 +5,7 @@ use std::path::Path;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Extensions, Status};
 
-use crate::probes::processes::{Caller, Owner, PodUid, identify, process};
+use crate::probes::processes::{Caller, Owner, PodUid, command, identify, process};
 
 /// The pod of the process that made the connection.
 ///
@@ -34,7 +34,8 @@ pub(super) fn caller(extensions: &Extensions, proc_root: &Path) -> Result<Caller
     let user = extensions.get::<UdsConnectInfo>().and_then(|info| info.peer_cred).map(|credentials| credentials.uid());
     let user = user.ok_or_else(|| Status::permission_denied("the kernel does not tell which user connected"))?;
     let pod = if let Owner::Pod(pod) = owner { Some(pod) } else { None };
-    Ok(Caller { process, user, pod })
+    let command = command(proc_root, pid);
+    Ok(Caller { process, user, pod, command })
 }
 
 fn pid(extensions: &Extensions) -> Result<u32, Status> {
