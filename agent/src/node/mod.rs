@@ -3,7 +3,7 @@
 //!
 //! - what was seen of GPUs: `facts.rs`; who is gone and what is free: `observe.rs`
 //! - placements: `orders.rs`; after a restart or a loss: `recover.rs`
-//! - what holders ask: `holders.rs`; leases in code: `clients.rs`; what root asks: `admin.rs`; what others are shown: `view.rs`
+//! - what holders ask: `holders.rs`; leases in code: `clients/`; what root asks: `admin.rs`; what others are shown: `view.rs`
 
 pub mod admin;
 pub mod clients;
@@ -322,7 +322,6 @@ impl Node {
         self.settle_gives(now);
         self.note_stopping(now);
         self.push_processes(now);
-        self.tell_clients();
     }
 
     /// Whether something has begun to stop since the last look, so that looking at once is worth it.
@@ -444,7 +443,7 @@ impl Node {
             }
             None => {
                 self.holders.remove(lease);
-                self.clients.known.remove(lease);
+                drop(self.clients.forget(lease));
             }
         }
     }

@@ -56,6 +56,8 @@ pub struct Eyes {
     pub processes: Processes,
     /// Which pods have a cgroup.
     pub cgroups: PodCgroups,
+    /// Notices the end of processes.
+    pub sentinels: pidfd::Sentinels,
     /// Host memory.
     pub meminfo: PathBuf,
     /// How often to look.
@@ -234,6 +236,10 @@ impl Task {
         if self.has_looked {
             self.doors.snapshots.send_replace(Arc::new(self.node.snapshot(self.digest)));
         }
+        for process in self.node.take_processes_to_watch() {
+            self.eyes.sentinels.watch(process);
+        }
+        self.node.tell_clients();
         for answer in self.node.take_answers() {
             answer();
         }

@@ -33,6 +33,9 @@ pub struct Caller {
     pub process: Process,
     /// The user that it runs as.
     pub user: u32,
+    /// The groups of that user.
+    #[serde(default)]
+    pub groups: Vec<u32>,
     /// The pod that it belongs to, if it does.
     pub pod: Option<PodUid>,
     /// What it runs, by the name that the kernel shows: for people, and proves nothing.
@@ -142,6 +145,16 @@ pub fn identify(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {
 /// When it is gone or `/proc` cannot be read.
 pub fn process(proc_root: &Path, pid: u32) -> Result<Process, Unreadable> {
     Ok(Process { pid, started: start_time(proc_root, pid)? })
+}
+
+/// The groups that a process acts for: that one, and those beside it.
+#[must_use]
+pub fn groups(proc_root: &Path, pid: u32, first: u32) -> Vec<u32> {
+    let status = read(&proc_root.join(pid.to_string()).join("status")).unwrap_or_default();
+    let beside = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    let mut groups: Vec<u32> = beside.split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect();
+    groups.push(first);
+    groups
 }
 
 /// The name of what a process runs, without what a terminal would obey; empty if it cannot be read.
