@@ -9,6 +9,7 @@ use memboss_core::{Class, Mib, NodeName, Policy, Span};
 use memboss_platform::log::Format;
 
 use crate::health::Recovery;
+use crate::node::clients::Limits;
 use crate::node::{Cluster, Margin, Settings};
 
 /// The agent of one node: owns its memory ledger.
@@ -119,6 +120,7 @@ impl Arguments {
             cluster,
             over_lease,
             give_back: Span::from_secs(60),
+            clients: Limits::default(),
         })
     }
 }

@@ -17,10 +17,11 @@ use crate::heartbeat::{self, Pulse};
 use crate::node::task::{self, Doors, Eyes, Files, Pace};
 use crate::node::{Cluster, Node};
 use crate::probes::nvml::Prober;
+use crate::probes::pidfd::Sentinels;
 use crate::probes::pods::PodCgroups;
 use crate::probes::processes::Processes;
 use crate::probes::{clock, xid};
-use crate::serve::{self, Audience, Desk};
+use crate::serve::{self, Access, Audience, Desk, Quota};
 use crate::settings::Arguments;
 use crate::store::{self, Ledger, Marker, Store};
 
@@ -45,11 +46,12 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let node = Node::new(arguments.settings(boot_id, cluster)?, start, clock::now());
 
     let (inputs, inputs_out) = mpsc::channel(256);
+    let sentinels = Sentinels::new(arguments.proc_root.clone(), inputs.clone());
     let (snapshots, published) = watch::channel(Arc::default());
     let (news, news_out) = mpsc::unbounded_channel();
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let desk = Desk { inputs: inputs.clone(), snapshots: published.clone(), proc_root: arguments.proc_root.clone() };
-    serve_sockets(&arguments.run_dir, &desk, &shutdown, &mut tasks)?;
+    serve_sockets(&arguments, &desk, &shutdown, &mut tasks)?;
 
     let pulse = Arc::new(Pulse::default());
     let mut registry = metrics::registry("memboss-agent", env!("CARGO_PKG_VERSION"));
@@ -73,7 +75,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let cluster = crate::kube::Cluster { client, node, namespace, inputs, snapshots, shutdown };
         crate::kube::start(&cluster, news_out, &mut tasks);
     }
-    let eyes = eyes(&arguments)?;
+    let eyes = eyes(&arguments, sentinels)?;
     tasks.spawn(task::run(node, eyes, Doors { inputs: inputs_out, snapshots, news }, files, shutdown.clone()));
     ready.ready();
     tracing::info!(node = arguments.node_name, cluster = ?cluster, "running");
@@ -139,17 +141,18 @@ fn begin(files: &Files, boot_id: &str) -> anyhow::Result<store::Start> {
 }
 
 fn serve_sockets(
-    run_dir: &Path,
+    arguments: &Arguments,
     desk: &Desk,
     shutdown: &Shutdown,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
+    let run_dir = &arguments.run_dir;
     let path = run_dir.join("node").join("node.sock");
     let (listener, own, end) = (serve::listen(&path, Audience::Root)?, desk.clone(), shutdown.clone());
     tasks.spawn(async move { Ok(serve::node(listener, path, own, end).await?) });
     let path = run_dir.join("agent").join("agent.sock");
-    let (listener, own, end) = (serve::listen(&path, Audience::Containers)?, desk.clone(), shutdown.clone());
-    tasks.spawn(async move { Ok(serve::workload(listener, path, own, end).await?) });
+    let (listener, own, end) = (serve::listen(&path, Audience::Containers(Access::default()))?, desk.clone(), shutdown.clone());
+    tasks.spawn(async move { Ok(serve::workload(listener, path, own, Quota::default(), end).await?) });
     Ok(())
 }
 
@@ -161,7 +164,7 @@ fn redis(arguments: &Arguments) -> Option<Source> {
     Some(Source::Operator { operator: Operator { url, ca: arguments.operator_ca.clone(), token }, known: None })
 }
 
-fn eyes(arguments: &Arguments) -> anyhow::Result<Eyes> {
+fn eyes(arguments: &Arguments, sentinels: Sentinels) -> anyhow::Result<Eyes> {
     let library = arguments.nvml_library.clone().map(OsString::from);
     let (prober, readings) = Prober::spawn(library.clone()).context("failed to start the NVML thread")?;
     let xids = xid::spawn(library).context("failed to start the XID thread")?;
@@ -171,6 +174,7 @@ fn eyes(arguments: &Arguments) -> anyhow::Result<Eyes> {
         xids,
         processes: Processes::new(&arguments.proc_root),
         cgroups: PodCgroups::new(&arguments.cgroup_root),
+        sentinels,
         meminfo: arguments.meminfo_file.clone(),
         pace: Pace::default(),
     })

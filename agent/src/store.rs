@@ -9,6 +9,8 @@ use memboss_core::{EndReason, GpuModel, GpuShare, GpuUuid, LeaseId, LeaseRecord,
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
+use crate::node::admin::Drained;
+use crate::node::clients::Client;
 use crate::order::{Answered, ContainerSlots, Epoch, Subject};
 
 /// The version of both files' form.
@@ -33,6 +35,12 @@ pub struct Ledger {
     pub holders: BTreeMap<LeaseId, Holder>,
     /// What has ended and is not yet known to everybody.
     pub ended: BTreeMap<LeaseId, Ended>,
+    /// Leases in code.
+    #[serde(default)]
+    pub clients: BTreeMap<LeaseId, Client>,
+    /// What root has closed here.
+    #[serde(default)]
+    pub drained: Drained,
 }
 
 /// A GPU as it was last seen.

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use memboss_agent::health::Recovery;
+use memboss_agent::node::clients::Limits;
 use memboss_agent::node::task::{self, Doors, Eyes, Files, Pace};
 use memboss_agent::node::view::Snapshot;
 use memboss_agent::node::{Cluster, Input, Margin, Node, Settings};
 use memboss_agent::order::{Epoch, Order, State, Subject};
 use memboss_agent::probes::clock;
 use memboss_agent::probes::nvml::{GpuReading, Prober, Sample, Usage};
+use memboss_agent::probes::pidfd::Sentinels;
 use memboss_agent::probes::pods::PodCgroups;
 use memboss_agent::probes::processes::{PodUid, Processes};
 use memboss_agent::serve::{self, Audience, Desk};
@@ -52,6 +54,7 @@ fn settings(cluster: Cluster) -> Settings {
         cluster,
         over_lease: [None; 5],
         give_back: Span::from_secs(60),
+        clients: Limits::default(),
     }
 }
 
@@ -88,7 +91,8 @@ impl Bed {
         let path = dir.path().join("agent/agent.sock");
         let listener = serve::listen(&path, Audience::Containers).unwrap();
         let end = shutdown.clone();
-        tasks.push(tokio::spawn(async move { serve::workload(listener, path, desk, end).await.unwrap() }));
+        let sentinels = Sentinels::new(desk.proc_root.clone(), inputs.clone());
+        tasks.push(tokio::spawn(async move { serve::workload(listener, path, desk, sentinels, end).await.unwrap() }));
         let mut bed = Self { dir, usage, inputs, snapshots, shutdown, tasks };
         bed.until(|snapshot| snapshot.is_known()).await;
         bed

@@ -84,6 +84,12 @@ impl Engine {
         self.find(id).ok().and_then(|ix| self.lease_at(ix)).map(|lease| self.view(lease))
     }
 
+    /// Where a lease is in its life.
+    #[must_use]
+    pub fn phase(&self, id: &LeaseId) -> Option<&Phase> {
+        self.find(id).ok().and_then(|ix| self.lease_at(ix)).map(|lease| &lease.phase)
+    }
+
     /// All leases, in the order in which they are kept.
     #[must_use]
     pub fn leases(&self) -> Vec<LeaseView> {

@@ -2,14 +2,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use memboss_core::{Closed, DrainScope, GpuFacts, GpuModel, GpuUuid, LeaseId, Mib, Moment, NodeFacts};
+use memboss_core::{Closed, GpuFacts, GpuModel, GpuUuid, LeaseId, Mib, Moment, NodeFacts};
 
 use super::{Hold, Node, Observation, Severity};
 use crate::attribution::{GpuUse, Holder, attribute};
 use crate::health::{GpuHealth, Health};
 use crate::probes::nvml::{GpuReading, NoNvml, Sample, Usage};
-use crate::probes::processes::{Owner, PodUid};
+use crate::probes::processes::{Owner, PodUid, Process};
 use crate::probes::xid::Xid;
+
+/// Whose processes are: by pod, and by the process that they descend from.
+struct Whose<'a> {
+    owners: &'a BTreeMap<u32, Option<Owner>>,
+    lineages: &'a BTreeMap<u32, Vec<Process>>,
+    by_pod: &'a BTreeMap<PodUid, LeaseId>,
+}
+
+/// Shares what a process uses out among its leases there: each as much as it holds, and the last what is above.
+fn shared_out(leases: &[LeaseId], bytes: Option<u64>, room: &mut BTreeMap<LeaseId, u64>) -> Vec<(Holder, Option<u64>)> {
+    let Some(mut left) = bytes else {
+        return leases.iter().take(1).map(|lease| (Holder::Lease(lease.clone()), None)).collect();
+    };
+    let mut shares = Vec::new();
+    for (at, lease) in leases.iter().enumerate() {
+        let most = room.entry(lease.clone()).or_default();
+        let takes = if at + 1 == leases.len() { left } else { left.min(*most) };
+        *most = most.saturating_sub(takes);
+        left -= takes;
+        shares.push((Holder::Lease(lease.clone()), Some(takes)));
+    }
+    shares
+}
 
 /// Why a GPU that a ledger tells of is closed at first.
 pub(super) const NOT_READ: &str = "not read yet";
@@ -41,7 +64,7 @@ impl Node {
             self.ram = ram;
         }
         match observation.reading {
-            Ok(sample) => self.see_gpus(&sample, &observation.owners, now),
+            Ok(sample) => self.see_gpus(&sample, &observation.owners, &observation.lineages, now),
             Err(NoNvml::Load(why)) if self.gpus.is_empty() => tracing::debug!(why, "no GPUs"),
             Err(error) => self.nvml_is_silent(&error.to_string(), now),
         }
@@ -50,7 +73,13 @@ impl Node {
         self.judge_use(now);
     }
 
-    fn see_gpus(&mut self, sample: &Sample, owners: &BTreeMap<u32, Option<Owner>>, now: Moment) {
+    fn see_gpus(
+        &mut self,
+        sample: &Sample,
+        owners: &BTreeMap<u32, Option<Owner>>,
+        lineages: &BTreeMap<u32, Vec<Process>>,
+        now: Moment,
+    ) {
         self.gpus_read = true;
         let by_pod: BTreeMap<PodUid, LeaseId> =
             self.holders.iter().map(|(lease, holder)| (holder.subject.pod.clone(), lease.clone())).collect();
@@ -59,7 +88,10 @@ impl Node {
             let Ok(uuid) = GpuUuid::new(reading.uuid.clone()) else { continue };
             listed.insert(uuid.clone());
             match &reading.usage {
-                Ok(usage) => self.see_gpu(&uuid, reading, usage, owners, &by_pod, now),
+                Ok(usage) => {
+                    let whose = Whose { owners, lineages, by_pod: &by_pod };
+                    self.see_gpu(&uuid, reading, usage, &whose, now);
+                }
                 Err(why) => self.cannot_see(&uuid, why, now),
             }
         }
@@ -69,35 +101,10 @@ impl Node {
         }
     }
 
-    fn see_gpu(
-        &mut self,
-        uuid: &GpuUuid,
-        reading: &GpuReading,
-        usage: &Usage,
-        owners: &BTreeMap<u32, Option<Owner>>,
-        by_pod: &BTreeMap<PodUid, LeaseId>,
-        now: Moment,
-    ) {
+    fn see_gpu(&mut self, uuid: &GpuUuid, reading: &GpuReading, usage: &Usage, whose: &Whose<'_>, now: Moment) {
         let Ok(model) = GpuModel::from_product(&reading.product) else { return };
         let charged = self.charged_on(uuid);
-        let mut present = BTreeSet::new();
-        let holders: Vec<(Holder, Option<u64>)> = usage
-            .processes
-            .iter()
-            .map(|(pid, bytes)| {
-                let holder = match owners.get(pid).cloned().flatten() {
-                    Some(Owner::Pod(pod)) => {
-                        present.insert(pod.clone());
-                        match by_pod.get(&pod).filter(|lease| charged.contains_key(*lease)) {
-                            Some(lease) => Holder::Lease(lease.clone()),
-                            None => Holder::Stranger(pod),
-                        }
-                    }
-                    Some(Owner::Other) | None => Holder::Other,
-                };
-                (holder, *bytes)
-            })
-            .collect();
+        let (holders, present) = self.attribute_processes(usage, whose, &charged);
         let fresh = GpuState {
             index: reading.index,
             model: model.clone(),
@@ -119,6 +126,52 @@ impl Node {
         if was_lost && gpu.health.health() == Health::Healthy {
             self.tell(None, Severity::Normal, "GpuRecovered", format!("GPU {uuid} is well again"));
         }
+    }
+
+    /// Whose each process's memory is, and which pods have a process there.
+    fn attribute_processes(
+        &self,
+        usage: &Usage,
+        whose: &Whose<'_>,
+        charged: &BTreeMap<LeaseId, Mib>,
+    ) -> (Vec<(Holder, Option<u64>)>, BTreeSet<PodUid>) {
+        let (mut holders, mut present) = (Vec::new(), BTreeSet::new());
+        let mut room: BTreeMap<LeaseId, u64> =
+            charged.iter().map(|(lease, held)| (lease.clone(), held.bytes())).collect();
+        for (pid, bytes) in &usage.processes {
+            let owner = whose.owners.get(pid).cloned().flatten();
+            if let Some(Owner::Pod(pod)) = &owner {
+                present.insert(pod.clone());
+            }
+            let lineage = whose.lineages.get(pid).map(Vec::as_slice).unwrap_or_default();
+            let leases = self.client_leases(lineage, charged);
+            if !leases.is_empty() {
+                holders.extend(shared_out(&leases, *bytes, &mut room));
+                continue;
+            }
+            let holder = match owner {
+                Some(Owner::Pod(pod)) => match whose.by_pod.get(&pod).filter(|lease| charged.contains_key(*lease)) {
+                    Some(lease) => Holder::Lease(lease.clone()),
+                    None => Holder::Stranger(pod),
+                },
+                Some(Owner::Other) | None => Holder::Other,
+            };
+            holders.push((holder, *bytes));
+        }
+        (holders, present)
+    }
+
+    /// What the holder of that lease still uses is nobody's lease any more.
+    pub(super) fn disown(&mut self, lease: &LeaseId) {
+        for uuid in self.gpus.keys().cloned().collect::<Vec<_>>() {
+            let held = self.charged_on(&uuid).get(lease).copied().unwrap_or_default();
+            if let Some(gpu) = self.gpus.get_mut(&uuid)
+                && let Some(uses) = gpu.usage.leases.remove(lease)
+            {
+                gpu.usage.foreign = gpu.usage.foreign.plus(uses.min(held));
+            }
+        }
+        self.tell_facts();
     }
 
     fn cannot_see(&mut self, uuid: &GpuUuid, why: &str, now: Moment) {
@@ -188,38 +241,19 @@ impl Node {
             model: gpu.model.clone(),
             leasable: self.settings.margin.leasable(gpu.total, gpu.reserved),
             foreign: gpu.usage.foreign,
-            closed: gpu.health.closed().or(self.draining.1.contains(uuid).then_some(Closed::Draining)),
+            closed: gpu.health.closed().or(self.drains.is_gpu_closed(uuid).then_some(Closed::Draining)),
         });
         let charged = self.engine.ram(&self.settings.name).map(|(_, charged)| charged).unwrap_or_default();
         let facts = NodeFacts {
             name: self.settings.name.clone(),
             gpus: gpus.collect(),
             ram: self.ram.leasable(charged),
-            closed: match (&self.hold, self.draining.0) {
+            closed: match (&self.hold, self.drains.is_node_closed()) {
                 (Hold::Open, false) => None,
                 (Hold::Open, true) => Some(Closed::Draining),
                 _ => Some(Closed::Quarantine),
             },
         };
         self.engine.set_node(&facts);
-    }
-
-    pub(super) fn drain(&mut self, node: bool, gpus: BTreeSet<GpuUuid>, now: Moment) {
-        let before = std::mem::replace(&mut self.draining, (node, gpus));
-        if before == self.draining {
-            return;
-        }
-        self.tell_facts();
-        let mut scopes = Vec::new();
-        if node && !before.0 {
-            scopes.push(DrainScope::Node(self.settings.name.clone()));
-        }
-        scopes.extend(self.draining.1.difference(&before.1).cloned().map(DrainScope::Gpu));
-        for scope in scopes {
-            match self.engine.drain(&scope, now) {
-                Ok(told) => tracing::info!(?scope, told = told.len(), "draining"),
-                Err(refused) => tracing::warn!(?scope, %refused, "cannot drain"),
-            }
-        }
     }
 }

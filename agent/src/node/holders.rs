@@ -35,12 +35,8 @@ pub enum Ask {
     GiveBack {
         /// The pod that asks.
         pod: PodUid,
-        /// What each slot is to hold.
-        memory: Vec<Mib>,
-        /// The RAM to charge for it.
-        into_ram: Mib,
-        /// The notice that it heeds; empty for none.
-        notice: String,
+        /// What.
+        what: GiveBack,
         /// The answer, when the memory was seen free.
         reply: oneshot::Sender<Result<LeaseId, Denied>>,
     },
@@ -79,13 +75,49 @@ pub enum Denied {
     /// The memory was not seen free in time.
     #[error("{0}")]
     TimedOut(String),
+    /// What is asked makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// It would have to wait, and was not to.
+    #[error("{0}")]
+    WouldWait(String),
+    /// One has as much as anybody may.
+    #[error("{0}")]
+    TooMany(String),
+    /// It is another's.
+    #[error("{0}")]
+    NotYours(String),
+}
+
+/// What is to become of the host RAM of a lease that gives memory back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RamWish {
+    /// It stays as it is.
+    Same,
+    /// It holds no more than that.
+    Down(Mib),
+    /// So much comes in addition, before anything is moved there.
+    More(Mib),
+}
+
+/// What a holder gives back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GiveBack {
+    /// What each slot is to hold; nothing for all as they are.
+    pub memory: Vec<Mib>,
+    /// What becomes of its RAM.
+    pub ram: RamWish,
+    /// The notice that it heeds; empty for none.
+    pub notice: String,
 }
 
 /// A part that a holder is about to give back.
 pub(crate) struct Give {
     lease: LeaseId,
     memory: Vec<Mib>,
-    into_ram: Mib,
+    ram: RamWish,
+    /// Whether a look has to show it.
+    to_be_seen: bool,
     pub(crate) asked: Moment,
     pub(crate) until: Moment,
     reply: oneshot::Sender<Result<LeaseId, Denied>>,
@@ -102,14 +134,10 @@ impl Node {
                 let answer = self.explain(&lease, now);
                 self.answer(reply, answer);
             }
-            Ask::GiveBack { pod, memory, into_ram, notice, reply } => {
-                match self.begin_to_give(&pod, &memory, into_ram, &notice, now) {
-                    Ok((lease, until)) => {
-                        self.gives.push(Give { lease, memory, into_ram, asked: now, until, reply });
-                    }
-                    Err(denied) => self.answer(reply, Err(denied)),
-                }
-            }
+            Ask::GiveBack { pod, what, reply } => match self.held_by(&pod) {
+                Ok(lease) => self.begin_to_give(lease, what, reply, now),
+                Err(denied) => self.answer(reply, Err(denied)),
+            },
             Ask::Leave { pod, notice, reply } => {
                 let answer = self.leave(&pod, &notice);
                 self.answer(reply, answer);
@@ -117,7 +145,7 @@ impl Node {
         }
     }
 
-    fn answer<T: Send + 'static>(&mut self, reply: oneshot::Sender<T>, answer: T) {
+    pub(super) fn answer<T: Send + 'static>(&mut self, reply: oneshot::Sender<T>, answer: T) {
         // Whoever asked may have gone.
         self.answers.push(Box::new(move || drop(reply.send(answer))));
     }
@@ -224,38 +252,61 @@ impl Node {
         }
     }
 
-    fn begin_to_give(
+    /// Takes in that a holder gives memory back. It is answered when that was seen, or not in time.
+    pub(super) fn begin_to_give(
         &mut self,
-        pod: &PodUid,
-        memory: &[Mib],
-        into_ram: Mib,
-        notice: &str,
+        lease: LeaseId,
+        what: GiveBack,
+        reply: oneshot::Sender<Result<LeaseId, Denied>>,
         now: Moment,
-    ) -> Result<(LeaseId, Moment), Denied> {
-        let lease = self.held_by(pod)?;
-        self.check_notice(&lease, notice)?;
-        let view = self.engine.lease(&lease).ok_or_else(|| Denied::Refused(Refused::UnknownLease(lease.clone())))?;
+    ) {
+        match self.check_gift(&lease, &what, now) {
+            Ok((memory, to_be_seen, until)) => {
+                self.gives.push(Give { lease, memory, ram: what.ram, to_be_seen, asked: now, until, reply });
+            }
+            Err(denied) => self.answer(reply, Err(denied)),
+        }
+    }
+
+    /// What each slot is to hold, whether a look has to show it, and until when; RAM to move into is charged now.
+    fn check_gift(
+        &mut self,
+        lease: &LeaseId,
+        what: &GiveBack,
+        now: Moment,
+    ) -> Result<(Vec<Mib>, bool, Moment), Denied> {
+        self.check_notice(lease, &what.notice)?;
+        let view = self.engine.lease(lease).ok_or_else(|| Denied::Refused(Refused::UnknownLease(lease.clone())))?;
         let until = match &view.phase {
             Phase::Revoking { notice, .. } => notice.deadline,
             Phase::Active { .. } => now.after(self.settings.give_back),
             phase => return Err(Denied::NotNow(format!("lease {lease} is {}", phase.name()))),
         };
-        let shares = view.placement.map(|placement| placement.gpus).unwrap_or_default();
-        if memory.len() != shares.len() {
-            return Err(Denied::Refused(Refused::MisfitPlacement { slots: shares.len() }));
+        let (shares, ram) = view.placement.map(|placement| (placement.gpus, placement.ram)).unwrap_or_default();
+        let held: Vec<Mib> = shares.iter().map(|share| share.memory).collect();
+        let memory = if what.memory.is_empty() { held.clone() } else { what.memory.clone() };
+        if memory.len() != held.len() {
+            return Err(Denied::Refused(Refused::MisfitPlacement { slots: held.len() }));
         }
-        let grown = shares.iter().zip(memory).position(|(share, wants)| *wants > share.memory);
-        if let Some(slot) = grown {
-            let (has, wants) = (shares[slot].memory, memory[slot]);
-            return Err(Denied::Refused(Refused::Grows { slot, has, wants }));
+        if let Some(slot) = held.iter().zip(&memory).position(|(has, wants)| wants > has) {
+            return Err(Denied::Refused(Refused::Grows { slot, has: held[slot], wants: memory[slot] }));
         }
-        if self.gives.iter().any(|give| give.lease == lease) {
+        if self.gives.iter().any(|give| give.lease == *lease) {
             return Err(Denied::NotNow(format!("lease {lease} is giving memory back already")));
         }
-        if !into_ram.is_zero() {
-            self.engine.reserve_ram(&lease, into_ram).map_err(Denied::Refused)?;
+        match what.ram {
+            RamWish::Down(wants) if wants > ram => {
+                return Err(Denied::BadRequest(format!(
+                    "a lease can only give memory back: it holds {ram} of RAM, {wants} was asked"
+                )));
+            }
+            RamWish::More(more) if !more.is_zero() => {
+                self.engine.reserve_ram(lease, more).map_err(Denied::Refused)?;
+            }
+            _ => {}
         }
-        Ok((lease, until))
+        let to_be_seen = memory != held;
+        Ok((memory, to_be_seen, until))
     }
 
     /// Gives that the last look showed done are taken into the ledger; those that took too long fail.
@@ -264,7 +315,8 @@ impl Node {
             let phase = self.engine.lease(&give.lease).map(|view| view.phase);
             let held = matches!(phase, Some(Phase::Active { .. } | Phase::Revoking { .. }));
             if held && self.is_given(&give) {
-                let ram = self.ram_of(&give.lease);
+                let held = self.ram_of(&give.lease);
+                let ram = if let RamWish::Down(wants) = give.ram { wants.min(held) } else { held };
                 let done = self.engine.shrink(&give.lease, &give.memory, ram).map_err(Denied::Refused);
                 let lease = give.lease.clone();
                 self.tell_facts();
@@ -281,6 +333,9 @@ impl Node {
     }
 
     fn is_given(&self, give: &Give) -> bool {
+        if !give.to_be_seen {
+            return true;
+        }
         let readable = self.engine.lease(&give.lease).and_then(|view| view.placement).is_some_and(|placement| {
             placement.gpus.iter().all(|share| self.gpus.get(&share.uuid).is_some_and(|gpu| gpu.present.is_some()))
         });
@@ -293,12 +348,10 @@ impl Node {
     }
 
     fn take_ram_back(&mut self, give: &Give) {
-        if give.into_ram.is_zero() {
-            return;
-        }
+        let RamWish::More(more) = give.ram else { return };
         let Some(placement) = self.engine.lease(&give.lease).and_then(|view| view.placement) else { return };
         let same: Vec<Mib> = placement.gpus.iter().map(|share| share.memory).collect();
-        if let Err(refused) = self.engine.shrink(&give.lease, &same, placement.ram.minus(give.into_ram)) {
+        if let Err(refused) = self.engine.shrink(&give.lease, &same, placement.ram.minus(more)) {
             tracing::warn!(lease = %give.lease, %refused, "cannot take back the RAM of an offload that failed");
         }
     }

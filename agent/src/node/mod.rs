@@ -3,8 +3,10 @@
 //!
 //! - what was seen of GPUs: `facts.rs`; who is gone and what is free: `observe.rs`
 //! - placements: `orders.rs`; after a restart or a loss: `recover.rs`
-//! - what holders ask: `holders.rs`; what others are shown: `view.rs`
+//! - what holders ask: `holders.rs`; leases in code: `clients/`; what root asks: `admin.rs`; what others are shown: `view.rs`
 
+pub mod admin;
+pub mod clients;
 mod facts;
 mod holders;
 mod observe;
@@ -20,16 +22,18 @@ use memboss_core::{
     Decision, EndReason, Engine, GpuUuid, LeaseId, Mib, Moment, NodeName, Phase, Policy, Refused, Span, Token,
 };
 
+use self::admin::AdminInput;
+use self::clients::ClientInput;
 use crate::health::Recovery;
 use crate::order::{Answered, Epoch, Order};
 use crate::probes::meminfo::Ram;
 use crate::probes::nvml::{NoNvml, Sample};
-use crate::probes::processes::{Owner, PodUid};
+use crate::probes::processes::{Owner, PodUid, Process};
 use crate::probes::xid::Xid;
 use crate::store::{Ended, Holder, KnownGpu, Ledger};
 
 pub use facts::GpuState;
-pub use holders::{Ask, Denied, Prepared};
+pub use holders::{Ask, Denied, GiveBack, Prepared, RamWish};
 
 /// The settings of a node.
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ pub struct Settings {
     pub over_lease: [Option<Span>; 5],
     /// How long a holder may take to give back what it said it would.
     pub give_back: Span,
+    /// What processes that lease in code may have.
+    pub clients: clients::Limits,
 }
 
 /// Whether there is an API server to ask.
@@ -96,6 +102,8 @@ pub struct Observation {
     pub reading: Result<Sample, NoNvml>,
     /// Whose the processes on them are; `None` for one that is gone.
     pub owners: BTreeMap<u32, Option<Owner>>,
+    /// From whom they descend, themselves first; looked at only where processes lease in code.
+    pub lineages: BTreeMap<u32, Vec<Process>>,
     /// Host memory, if it can be read.
     pub ram: Option<Ram>,
 }
@@ -158,6 +166,10 @@ pub enum Input {
     Plugin(Presence),
     /// Somebody on the node asks.
     Ask(Ask),
+    /// A process that leases in code asks, or something happened to it.
+    Client(ClientInput),
+    /// Root on the node asks.
+    Admin(AdminInput),
 }
 
 /// Whether somebody came or went.
@@ -259,7 +271,11 @@ pub struct Node {
     pub(crate) over_since: BTreeMap<LeaseId, Moment>,
     pub(crate) strangers: BTreeSet<PodUid>,
     pub(crate) gives: Vec<holders::Give>,
-    pub(crate) draining: (bool, BTreeSet<GpuUuid>),
+    pub(crate) clients: clients::Clients,
+    pub(crate) pushes: Vec<(Process, clients::Push)>,
+    pub(crate) drains: admin::Drains,
+    /// The name of each lease's phase, and since when it is in it.
+    pub(crate) phases: BTreeMap<LeaseId, (&'static str, Moment)>,
     /// How many device plugins watch; not known before the first one has come.
     pub(crate) plugins: Option<usize>,
     pub(crate) wants_incarnation: bool,
@@ -291,16 +307,21 @@ impl Node {
             Input::Pods(pods) => self.take_pods(pods),
             Input::Pod(pod) => self.take_pod(pod),
             Input::Incarnation(incarnation) => self.learn_incarnation(&incarnation),
-            Input::Drain { node, gpus } => self.drain(node, gpus, now),
+            Input::Drain { node, gpus } => self.drain_as_the_cluster_wishes(node, gpus, now),
             Input::Plugin(presence) => self.plugins = Some(presence.counted(self.plugins.unwrap_or(0))),
             Input::Ask(ask) => self.ask(ask, now),
+            Input::Client(input) => self.client(input, now),
+            Input::Admin(input) => self.admin(input, now),
         }
+        self.end_drains(now);
         self.rebuild_if_due(now);
+        self.end_silent_clients(now);
         self.end_what_is_free();
         self.reconcile_orders(now);
         self.decide(now);
         self.settle_gives(now);
         self.note_stopping(now);
+        self.push_processes(now);
     }
 
     /// Whether something has begun to stop since the last look, so that looking at once is worth it.
@@ -313,7 +334,9 @@ impl Node {
     /// When to step again though nothing comes in.
     #[must_use]
     pub fn next_wake(&self) -> Option<Moment> {
-        self.engine.next_wake().into_iter().chain(self.gives.iter().map(|give| give.until)).min()
+        let gives = self.gives.iter().map(|give| give.until);
+        let own = [self.next_silent_client(), self.next_push(), self.drains.next_end()];
+        self.engine.next_wake().into_iter().chain(gives).chain(own.into_iter().flatten()).min()
     }
 
     /// Whether something is on its way, so that looking more often is worth it.
@@ -345,6 +368,8 @@ impl Node {
             records: self.engine.records(),
             holders: self.holders.clone(),
             ended: self.ended.clone(),
+            clients: self.clients.known.clone(),
+            drained: self.drains.here.clone(),
         }
     }
 
@@ -380,6 +405,7 @@ impl Node {
 
     fn decide(&mut self, now: Moment) {
         for decision in self.engine.decide(now) {
+            self.activate_client(&decision, now);
             match decision {
                 Decision::Grant { lease, token, .. } => {
                     self.counters.grants += 1;
@@ -415,7 +441,10 @@ impl Node {
                     tracing::error!(%lease, %refused, "cannot be stopped");
                 }
             }
-            None => drop(self.holders.remove(lease)),
+            None => {
+                self.holders.remove(lease);
+                drop(self.clients.forget(lease));
+            }
         }
     }
 
@@ -426,6 +455,9 @@ impl Node {
         *self.counters.ends.entry(reason.name()).or_default() += 1;
         tracing::info!(%lease, %reason, "ended: its memory is free");
         self.over_since.remove(lease);
+        if let Some(before) = &before {
+            self.client_ended(before, reason);
+        }
         if let (Some(holder), Some(before)) = (self.holders.remove(lease), before) {
             let gpus = before.placement.map(|placement| placement.gpus).unwrap_or_default();
             let ended = Ended { answered: holder.answered, reason, gpus, token: before.token };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use memboss_core::{EndReason, LeaseId, Mib, Moment, Phase};
+use memboss_core::{EndReason, LeaseId, LeaseView, Mib, Moment, Phase};
 
 use super::{Node, PodFact, PodState, Severity};
 use crate::probes::processes::PodUid;
@@ -29,9 +29,9 @@ impl Node {
 
     /// Notes since when what is stopping has been stopping.
     pub(super) fn note_stopping(&mut self, now: Moment) {
-        let stopping: BTreeSet<LeaseId> = self
-            .engine
-            .leases()
+        let leases = self.engine.leases();
+        self.note_phases(&leases, now);
+        let stopping: BTreeSet<LeaseId> = leases
             .into_iter()
             .filter(|lease| matches!(lease.phase, Phase::Stopping { .. }))
             .map(|lease| lease.id)
@@ -40,6 +40,22 @@ impl Node {
         for lease in stopping {
             self.stopping_since.entry(lease).or_insert(now);
         }
+    }
+
+    /// Since when each lease is in its phase. What was adopted knows of its grant and its arrival.
+    fn note_phases(&mut self, leases: &[LeaseView], now: Moment) {
+        let mut phases = std::collections::BTreeMap::new();
+        for lease in leases {
+            let known = self.phases.remove(&lease.id);
+            let since = match (&known, &lease.phase) {
+                (Some((name, since)), phase) if *name == phase.name() => *since,
+                (None, Phase::Active { since }) => *since,
+                (None, Phase::Waiting) => self.engine.request(&lease.id).map_or(now, |request| request.enqueued),
+                _ => now,
+            };
+            phases.insert(lease.id.clone(), (lease.phase.name(), since));
+        }
+        self.phases = phases;
     }
 
     fn stop_if_held(&mut self, lease: &LeaseId, reason: EndReason) {
@@ -87,11 +103,18 @@ impl Node {
         });
         let free: Vec<_> = stopping.filter(|(lease, _)| self.is_seen_free(lease)).collect();
         for (lease, reason) in free {
+            // A process that gave it back goes on, and may still use a part.
+            if self.clients.known.get(&lease).is_some_and(|client| client.given_back) {
+                self.disown(&lease);
+            }
             self.end(&lease, reason);
         }
     }
 
     fn is_seen_free(&self, lease: &LeaseId) -> bool {
+        if self.clients.known.contains_key(lease) {
+            return self.is_given_up(lease);
+        }
         let (Some(holder), Some(view)) = (self.holders.get(lease), self.engine.lease(lease)) else { return false };
         let pod = &holder.subject.pod;
         if self.stopping_since.get(lease).is_none_or(|since| *since > self.look_began) {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use memboss_core::{EndReason, Engine, LeaseRecord, Moment, Phase, Placement, Policy, Refused, Slot, Token};
 
+use super::admin::Drains;
+use super::clients::Clients;
 use super::facts::NOT_READ;
 use super::orders::{answered, holder_of};
 use super::{Cluster, Counters, GpuState, Hold, Node, PodState, Settings, Severity};
@@ -86,6 +88,7 @@ impl Node {
         };
         let agent_epoch = ledger.agent_epoch + 1;
         let first_token = Token { epoch: agent_epoch, sequence: 0 };
+        let clients = Clients::taken_up(ledger.clients, now);
         let mut node = Self {
             engine: Engine::new(settings.policy.clone(), first_token),
             settings,
@@ -108,7 +111,10 @@ impl Node {
             over_since: BTreeMap::new(),
             strangers: Default::default(),
             gives: Vec::new(),
-            draining: Default::default(),
+            clients,
+            pushes: Vec::new(),
+            drains: Drains { here: ledger.drained, ..Drains::default() },
+            phases: BTreeMap::new(),
             plugins: None,
             wants_incarnation: false,
             news: Vec::new(),
@@ -153,6 +159,7 @@ impl Node {
         }
         let engine = &self.engine;
         self.holders.retain(|lease, _| engine.lease(lease).is_some());
+        self.clients.known.retain(|lease, _| engine.lease(lease).is_some());
     }
 
     /// Takes leases up again from their objects, once all is known, and opens the node.

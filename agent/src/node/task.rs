@@ -19,7 +19,7 @@ use crate::probes::nvml::{Prober, Reading};
 use crate::probes::pods::PodCgroups;
 use crate::probes::processes::{PodUid, Processes};
 use crate::probes::xid::Xid;
-use crate::probes::{clock, meminfo};
+use crate::probes::{clock, meminfo, pidfd};
 use crate::store::{Ledger, Marker, Store};
 
 /// How often to look.
@@ -56,6 +56,8 @@ pub struct Eyes {
     pub processes: Processes,
     /// Which pods have a cgroup.
     pub cgroups: PodCgroups,
+    /// Notices the end of processes.
+    pub sentinels: pidfd::Sentinels,
     /// Host memory.
     pub meminfo: PathBuf,
     /// How often to look.
@@ -215,12 +217,14 @@ impl Task {
                 .collect(),
             Err(_) => BTreeSet::new(),
         };
+        let whose = if self.node.has_clients() { pids.clone() } else { BTreeSet::new() };
+        let lineages = whose.into_iter().map(|pid| (pid, self.eyes.processes.lineage(pid))).collect();
         let owners: BTreeMap<_, _> = pids.iter().map(|pid| (*pid, self.eyes.processes.owner(*pid))).collect();
         if reading.is_ok() {
             self.eyes.processes.keep_only(&pids);
         }
         let ram = meminfo::observe(&self.eyes.meminfo).ok();
-        Input::Seen(Box::new(Observation { began: look.began, pods: look.pods, reading, owners, ram }))
+        Input::Seen(Box::new(Observation { began: look.began, pods: look.pods, reading, owners, lineages, ram }))
     }
 
     /// Writes what changed, then answers and publishes; what could not be written is told to nobody.
@@ -232,8 +236,15 @@ impl Task {
         if self.has_looked {
             self.doors.snapshots.send_replace(Arc::new(self.node.snapshot(self.digest)));
         }
+        for process in self.node.take_processes_to_watch() {
+            self.eyes.sentinels.watch(process);
+        }
+        self.node.tell_clients();
         for answer in self.node.take_answers() {
             answer();
+        }
+        for (process, push) in self.node.take_pushes() {
+            pidfd::push(self.eyes.processes.root(), process, push);
         }
         for news in self.node.take_news() {
             // Without Kubernetes nobody listens; the log has it.

@@ -7,6 +7,7 @@ use memboss_core::{Class, GpuUuid, LeaseId, Mib, Moment, Phase, Token};
 use super::{Counters, Hold, Node};
 use crate::health::Health;
 use crate::order::{Answered, State, Subject};
+use crate::probes::processes::{PodUid, Process};
 use crate::store::hex;
 
 /// A node as it stands.
@@ -35,6 +36,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether people would see nothing new in the other one.
+    #[must_use]
+    pub fn shows_the_same(&self, other: &Self) -> bool {
+        (&self.hold, &self.gpus, &self.ram, &self.leases) == (&other.hold, &other.gpus, &other.ram, &other.leases)
+    }
+
     /// Whether the node has been looked at; before that there is nothing to show.
     #[must_use]
     pub fn is_known(&self) -> bool {
@@ -113,6 +120,27 @@ pub struct LeaseSeen {
     pub over: bool,
     /// Its object is being deleted.
     pub deleting: bool,
+    /// Its place in the queue, from 1, while it waits there.
+    pub position: Option<usize>,
+    /// Since when it is in its state.
+    pub since: Moment,
+    /// Whose it is, for people to see; not known of one that is refused or over.
+    pub whose: Option<Whose>,
+}
+
+/// Whose a lease is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whose {
+    /// The process of a lease in code; nothing for a pod's.
+    pub process: Option<Process>,
+    /// The user of that process.
+    pub user: u32,
+    /// The pod to which it belongs, if it does.
+    pub pod: Option<PodUid>,
+    /// What the process runs, or the pod's namespace/name.
+    pub name: String,
+    /// What its holder wishes to be shown.
+    pub label: String,
 }
 
 /// A notice as its holder is told.
@@ -163,7 +191,7 @@ impl Node {
     fn hold_reason(&self) -> Option<String> {
         match &self.hold {
             Hold::Open if self.plugin_is_away() => Some("the device plugin is away".to_owned()),
-            Hold::Open if self.draining.0 => Some("draining".to_owned()),
+            Hold::Open if self.drains.is_node_closed() => Some("draining".to_owned()),
             Hold::Open => None,
             Hold::Rebuilding(why) => Some(format!("rebuilding: {why}")),
             Hold::Quarantine => Some("quarantine: the ledger of this boot is lost and is being rebuilt".to_owned()),
@@ -220,6 +248,11 @@ impl Node {
                 leases.insert(id.clone(), self.held_seen(holder, &view));
             }
         }
+        for (id, client) in &self.clients.known {
+            if let Some(view) = self.engine.lease(id) {
+                leases.insert(id.clone(), self.client_seen(client, &view));
+            }
+        }
         for (id, seen) in &mut leases {
             seen.deleting = self.orders.get(id).is_some_and(|order| order.deleting);
         }
@@ -231,7 +264,33 @@ impl Node {
         (uuid.clone(), gpu.map_or(0, |gpu| gpu.index), gpu.map(|gpu| gpu.model.to_string()).unwrap_or_default(), memory)
     }
 
+    /// A lease in code: nobody placed it.
+    fn client_seen(&self, client: &super::clients::Client, view: &memboss_core::LeaseView) -> LeaseSeen {
+        let caller = &client.caller;
+        let whose = Whose {
+            process: Some(caller.process),
+            user: caller.user,
+            pod: caller.pod.clone(),
+            name: caller.command.clone(),
+            label: client.label.clone(),
+        };
+        LeaseSeen { whose: Some(whose), ..self.seen(Answered { object: String::new(), attempt: 0 }, view) }
+    }
+
     fn held_seen(&self, holder: &crate::store::Holder, view: &memboss_core::LeaseView) -> LeaseSeen {
+        let subject = &holder.subject;
+        let whose = Whose {
+            process: None,
+            user: 0,
+            pod: Some(subject.pod.clone()),
+            name: format!("{}/{}", subject.namespace, subject.name),
+            label: String::new(),
+        };
+        let seen = self.seen(holder.answered.clone(), view);
+        LeaseSeen { subject: Some(subject.clone()), whose: Some(whose), ..seen }
+    }
+
+    fn seen(&self, answered: Answered, view: &memboss_core::LeaseView) -> LeaseSeen {
         let claimed = view.placement.is_some();
         let (state, reason) = match &view.phase {
             Phase::Waiting if claimed => (State::Claimed, None),
@@ -253,8 +312,8 @@ impl Node {
             (None, None, None) => (None, None),
         };
         LeaseSeen {
-            answered: holder.answered.clone(),
-            subject: Some(holder.subject.clone()),
+            answered,
+            subject: None,
             class: Some(view.class),
             state,
             gpus: shares.iter().map(|share| self.share_seen(&share.uuid, share.memory)).collect(),
@@ -266,6 +325,9 @@ impl Node {
             used: if view.phase.is_charged() { self.used_by(&view.id) } else { Vec::new() },
             over: self.over_since.contains_key(&view.id),
             deleting: false,
+            position: if view.phase == Phase::Waiting { self.engine.position(&view.id).ok() } else { None },
+            since: self.phases.get(&view.id).map(|(_, since)| *since).unwrap_or_default(),
+            whose: None,
         }
     }
 }
@@ -297,6 +359,9 @@ fn closed(answered: &Answered, state: State, why: (String, String)) -> LeaseSeen
         used: Vec::new(),
         over: false,
         deleting: false,
+        position: None,
+        since: Moment::default(),
+        whose: None,
     }
 }
 

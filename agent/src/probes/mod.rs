@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod meminfo;
 pub mod nvml;
+pub mod pidfd;
 pub mod pods;
 pub mod processes;
 pub mod xid;

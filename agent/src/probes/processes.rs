@@ -17,6 +17,49 @@ impl std::fmt::Display for PodUid {
     }
 }
 
+/// One process: a pid alone may be given on to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Process {
+    /// Its pid.
+    pub pid: u32,
+    /// When it started, in clock ticks since the boot.
+    pub started: u64,
+}
+
+/// A process that asks for a lease, as the kernel knows it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Caller {
+    /// Which.
+    pub process: Process,
+    /// The user that it runs as.
+    pub user: u32,
+    /// The groups of that user.
+    #[serde(default)]
+    pub groups: Vec<u32>,
+    /// The pod that it belongs to, if it does.
+    pub pod: Option<PodUid>,
+    /// What it runs, by the name that the kernel shows: for people, and proves nothing.
+    #[serde(default)]
+    pub command: String,
+}
+
+impl Caller {
+    /// The name under which its leases are kept: its pod's, or its user's.
+    #[must_use]
+    pub fn owner(&self) -> String {
+        match &self.pod {
+            Some(pod) => format!("pod-{pod}"),
+            None => format!("user-{}", self.user),
+        }
+    }
+
+    /// Whether both act for the same owner: the same pod, or the same user outside all pods.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.pod == other.pod && (self.pod.is_some() || self.user == other.user)
+    }
+}
+
 /// Whose a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -60,6 +103,18 @@ impl Processes {
         Some(owner)
     }
 
+    /// The `/proc` that it reads.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.proc_root
+    }
+
+    /// A process and those that it descends from, the nearest first.
+    #[must_use]
+    pub fn lineage(&self, pid: u32) -> Vec<Process> {
+        lineage(&self.proc_root, pid)
+    }
+
     /// Forgets all but those processes.
     pub fn keep_only(&mut self, pids: &std::collections::BTreeSet<u32>) {
         self.known.retain(|pid, _| pids.contains(pid));
@@ -84,19 +139,64 @@ pub fn identify(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {
     }
 }
 
+/// That process as it is now.
+///
+/// # Errors
+/// When it is gone or `/proc` cannot be read.
+pub fn process(proc_root: &Path, pid: u32) -> Result<Process, Unreadable> {
+    Ok(Process { pid, started: start_time(proc_root, pid)? })
+}
+
+/// The groups that a process acts for: that one, and those beside it.
+#[must_use]
+pub fn groups(proc_root: &Path, pid: u32, first: u32) -> Vec<u32> {
+    let status = read(&proc_root.join(pid.to_string()).join("status")).unwrap_or_default();
+    let beside = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    let mut groups: Vec<u32> = beside.split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect();
+    groups.push(first);
+    groups
+}
+
+/// The name of what a process runs, without what a terminal would obey; empty if it cannot be read.
+#[must_use]
+pub fn command(proc_root: &Path, pid: u32) -> String {
+    let name = read(&proc_root.join(pid.to_string()).join("comm")).unwrap_or_default();
+    name.trim_end().chars().filter(|c| !c.is_control()).collect()
+}
+
+/// More generations than that nobody has.
+const GENERATIONS: usize = 32;
+
+/// A process and those that it descends from, the nearest first.
+#[must_use]
+pub fn lineage(proc_root: &Path, pid: u32) -> Vec<Process> {
+    let mut line = Vec::new();
+    let mut next = Some(pid);
+    while let Some(pid) = next.filter(|pid| *pid > 1 && line.len() < GENERATIONS) {
+        let Ok(process) = process(proc_root, pid) else { break };
+        line.push(process);
+        next = stat_field(proc_root, pid, 1).ok().and_then(|parent| u32::try_from(parent).ok());
+    }
+    line
+}
+
 fn owner_of(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {
     let text = read(&proc_root.join(pid.to_string()).join("cgroup"))?;
     Ok(pod_of(&text).map_or(Owner::Other, Owner::Pod))
 }
 
 fn start_time(proc_root: &Path, pid: u32) -> Result<u64, Unreadable> {
+    stat_field(proc_root, pid, 19)
+}
+
+fn stat_field(proc_root: &Path, pid: u32, field: usize) -> Result<u64, Unreadable> {
     let path = proc_root.join(pid.to_string()).join("stat");
     let stat = read(&path)?;
     // The name stands in parentheses and may hold anything, also parentheses and spaces; the fields follow the last one.
     stat.rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19))
+        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(field))
         .and_then(|field| field.parse().ok())
-        .ok_or(Unreadable::Content { path, what: "the start time" })
+        .ok_or(Unreadable::Content { path, what: "the parent and the start time" })
 }
 
 /// The pod that a `/proc/<pid>/cgroup` file names, whichever hierarchy or driver: the first line that leads into a pod.

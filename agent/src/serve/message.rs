@@ -1,11 +1,29 @@
 //! What is published, in the words of the protocol.
 
 use memboss_agent_api::v1;
-use memboss_core::{LeaseId, Moment};
+use memboss_core::{LeaseId, Mib, Moment};
 
 use crate::health::Health;
-use crate::node::view::{GpuSeen, LeaseSeen, NoticeSeen, RamSeen, Snapshot};
+use crate::node::view::{GpuSeen, LeaseSeen, NoticeSeen, RamSeen, Snapshot, Whose};
 use crate::order::State;
+
+/// The node as it stands.
+pub(super) fn status(snapshot: &Snapshot, now: Moment) -> v1::StatusResponse {
+    let leases = snapshot.leases.iter().map(|(id, seen)| lease(id, seen, now)).collect();
+    v1::StatusResponse { leases, ..figures(snapshot) }
+}
+
+/// The node as it stands, but for its leases.
+pub(super) fn figures(snapshot: &Snapshot) -> v1::StatusResponse {
+    v1::StatusResponse {
+        node: snapshot.node.clone(),
+        gpus: Some(gpu_list(snapshot)),
+        ram: Some(ram(&snapshot.ram)),
+        leases: Vec::new(),
+        boot_id: snapshot.boot_id.clone(),
+        agent_epoch: snapshot.agent_epoch,
+    }
+}
 
 pub(super) fn gpu_list(snapshot: &Snapshot) -> v1::GpuList {
     v1::GpuList { gpus: snapshot.gpus.iter().map(gpu).collect(), hold: snapshot.hold.clone().unwrap_or_default() }
@@ -50,7 +68,7 @@ pub(super) fn lease(id: &LeaseId, seen: &LeaseSeen, now: Moment) -> v1::LeaseVie
         State::Stopping => v1::Phase::Stopping,
         State::Ended => v1::Phase::Ended,
     };
-    let share = |(uuid, index, _, memory): &(memboss_core::GpuUuid, u32, String, memboss_core::Mib)| v1::GpuShare {
+    let share = |(uuid, index, _, memory): &(memboss_core::GpuUuid, u32, String, Mib)| v1::GpuShare {
         uuid: uuid.to_string(),
         index: *index,
         memory_mib: memory.mib(),
@@ -65,6 +83,27 @@ pub(super) fn lease(id: &LeaseId, seen: &LeaseSeen, now: Moment) -> v1::LeaseVie
         notice: seen.notice.as_ref().map(|told| notice(told, now)),
         reason: seen.reason.clone().unwrap_or_default(),
         message: seen.message.clone().unwrap_or_default(),
+        queue: matches!(seen.state, State::Waiting | State::Claimed).then(|| queue(seen)),
+        holder: seen.whose.as_ref().map(|whose| holder(whose, seen, now)),
+    }
+}
+
+fn queue(seen: &LeaseSeen) -> v1::Queue {
+    v1::Queue {
+        position: seen.position.and_then(|at| u32::try_from(at).ok()).unwrap_or_default(),
+        reason: seen.reason.clone().unwrap_or_default(),
+        message: seen.message.clone().unwrap_or_default(),
+    }
+}
+
+fn holder(whose: &Whose, seen: &LeaseSeen, now: Moment) -> v1::Holder {
+    v1::Holder {
+        pid: whose.process.map_or(0, |process| process.pid),
+        uid: whose.user,
+        name: whose.name.clone(),
+        label: whose.label.clone(),
+        used_mib: seen.used.iter().copied().sum::<Mib>().mib(),
+        phase_ms: now.since(seen.since).millis(),
     }
 }
 

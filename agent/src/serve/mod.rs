@@ -1,15 +1,22 @@
 //! The agent's two Unix sockets: `Node` for root's own processes on the node, `Workload` for containers that hold a lease. They translate between
 //! messages and the node's task; they decide nothing.
 
+mod admin_words;
+mod gate;
+mod leases_service;
+mod leases_words;
 mod message;
 mod node_service;
 mod peer;
+mod veil;
 mod workload_service;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
+use memboss_agent_api::v1::leases_server::LeasesServer;
 use memboss_agent_api::v1::node_server::NodeServer;
 use memboss_agent_api::v1::workload_server::WorkloadServer;
 use memboss_platform::shutdown::Shutdown;
@@ -19,6 +26,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::Status;
 use tonic::transport::Server;
 
+use self::gate::Gate;
 use crate::node::view::Snapshot;
 use crate::node::{Denied, Input};
 use memboss_core::Refused;
@@ -70,13 +78,51 @@ pub enum Failure {
     },
 }
 
+/// No request of a process is larger.
+const LARGEST_MESSAGE: usize = 64 * 1024;
+
+/// No message to it has more parts of one kind, so that what must be remembered of a request stays small.
+const MOST_PARTS: usize = 64;
+
 /// Whom a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// The node's own root processes.
     Root,
-    /// Any container that has its directory.
-    Containers,
+    /// Any container that has its directory, and those users of the machine whom its file lets in.
+    Containers(Access),
+}
+
+/// Who of the machine's users is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The group of the socket; the agent's own without.
+    pub group: Option<u32>,
+    /// The mode of the socket.
+    pub mode: u32,
+}
+
+impl Default for Access {
+    /// Everybody: who asks is known by the kernel, and may change only what is its own.
+    fn default() -> Self {
+        Self { group: None, mode: 0o666 }
+    }
+}
+
+/// What one user or pod may have of the socket at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Connections.
+    pub connections: usize,
+    /// Streams that tell the state of the machine.
+    pub watchers: usize,
+}
+
+impl Default for Quota {
+    /// More than anybody needs, and few enough that one user cannot take all descriptors.
+    fn default() -> Self {
+        Self { connections: 4096, watchers: 64 }
+    }
 }
 
 /// Makes a socket, in the place of one that an earlier agent left.
@@ -87,7 +133,7 @@ pub fn listen(path: &Path, audience: Audience) -> Result<UnixListener, Failure> 
     let failed = |source| Failure::Listen { path: path.to_owned(), source };
     let (directory_mode, socket_mode) = match audience {
         Audience::Root => (0o700, 0o600),
-        Audience::Containers => (0o755, 0o666),
+        Audience::Containers(access) => (0o755, access.mode),
     };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(failed)?;
@@ -98,6 +144,9 @@ pub fn listen(path: &Path, audience: Audience) -> Result<UnixListener, Failure> 
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
+    if let Audience::Containers(Access { group: Some(group), .. }) = audience {
+        std::os::unix::fs::chown(path, None, Some(group)).map_err(failed)?;
+    }
     std::fs::set_permissions(path, PermissionsExt::from_mode(socket_mode)).map_err(failed)?;
     Ok(listener)
 }
@@ -115,15 +164,33 @@ pub async fn node(listener: UnixListener, path: PathBuf, desk: Desk, shutdown: S
         .map_err(|source| Failure::Serve { path, source })
 }
 
-/// Serves the service `Workload` until `shutdown`.
+/// Serves the services `Workload` and `Leases` until `shutdown`.
 ///
 /// # Errors
 /// [`Failure::Serve`].
-pub async fn workload(listener: UnixListener, path: PathBuf, desk: Desk, shutdown: Shutdown) -> Result<(), Failure> {
-    let service = WorkloadServer::new(workload_service::Service { desk, shutdown: shutdown.clone() });
+pub async fn workload(
+    listener: UnixListener,
+    path: PathBuf,
+    desk: Desk,
+    quota: Quota,
+    shutdown: Shutdown,
+) -> Result<(), Failure> {
+    let peers = peer::connections(listener, desk.proc_root.as_path().into(), Gate::new(quota.connections));
+    let leases = leases_service::Service {
+        desk: desk.clone(),
+        shutdown: shutdown.clone(),
+        watchers: Gate::new(quota.watchers),
+        connections: AtomicU64::default(),
+    };
+    let service = workload_service::Service { desk, shutdown: shutdown.clone() };
     Server::builder()
-        .add_service(service)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
+        // Requests that are being answered, and streams, of one connection.
+        .concurrency_limit_per_connection(64)
+        .max_concurrent_streams(1024)
+        .http2_max_header_list_size(16 * 1024)
+        .add_service(WorkloadServer::new(service).max_decoding_message_size(LARGEST_MESSAGE))
+        .add_service(LeasesServer::new(leases).max_decoding_message_size(LARGEST_MESSAGE))
+        .serve_with_incoming_shutdown(peers, shutdown.cancelled_owned())
         .await
         .map_err(|source| Failure::Serve { path, source })
 }
@@ -135,6 +202,9 @@ fn status(denied: &Denied) -> Status {
         Denied::NotFound(_) => Status::not_found(message),
         Denied::NotNow(_) => Status::failed_precondition(message),
         Denied::TimedOut(_) => Status::deadline_exceeded(message),
+        Denied::BadRequest(_) => Status::invalid_argument(message),
+        Denied::WouldWait(_) | Denied::TooMany(_) => Status::resource_exhausted(message),
+        Denied::NotYours(_) => Status::permission_denied(message),
         Denied::Refused(refused) => match refused {
             Refused::NoRoom { .. } => Status::resource_exhausted(message),
             Refused::UnknownLease(_) => Status::not_found(message),

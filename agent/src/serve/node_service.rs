@@ -1,4 +1,4 @@
-//! The service `Node`: binding a container, the ledger as it stands, explanations.
+//! The service `Node`: binding a container, the ledger as it stands, explanations, and what root asks for.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,12 +6,14 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt as _};
 use memboss_agent_api::v1;
 use memboss_agent_api::v1::node_server::Node;
+use memboss_core::Span;
 use memboss_platform::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
-use super::{Desk, ending, message, status};
+use super::{Desk, admin_words, ending, message, status};
+use crate::node::admin::AdminInput;
 use crate::node::{Ask, Denied, Input, Presence};
 use crate::probes::clock;
 use crate::probes::processes::PodUid;
@@ -48,16 +50,7 @@ impl Node for Service {
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let snapshot = self.desk.known()?;
-        let now = clock::now();
-        Ok(Response::new(v1::StatusResponse {
-            node: snapshot.node.clone(),
-            gpus: Some(message::gpu_list(&snapshot)),
-            ram: Some(message::ram(&snapshot.ram)),
-            leases: snapshot.leases.iter().map(|(id, seen)| message::lease(id, seen, now)).collect(),
-            boot_id: snapshot.boot_id.clone(),
-            agent_epoch: snapshot.agent_epoch,
-        }))
+        Ok(Response::new(message::status(&*self.desk.known()?, clock::now())))
     }
 
     type WatchGpusStream = GpuStream;
@@ -81,6 +74,51 @@ impl Node for Service {
         let lease = request.into_inner().lease;
         let lines = ask(&self.desk, |reply| Ask::Explain { lease, reply }).await?;
         Ok(Response::new(v1::ExplainResponse { lines }))
+    }
+
+    type DrainStream = admin_words::Progress;
+
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<Self::DrainStream>, Status> {
+        let request = request.into_inner();
+        let scope = admin_words::scope(request.node, request.gpus)?;
+        let deadline = (request.deadline_ms > 0).then(|| Span::from_millis(request.deadline_ms));
+        let (asked, dry_run) = (scope.clone(), request.dry_run);
+        let there = self.admin(|reply| AdminInput::Drain { scope: asked, deadline, dry_run, reply }).await?;
+        let snapshots = self.desk.snapshots.clone();
+        let progress = admin_words::progress(snapshots, scope, there, dry_run);
+        Ok(Response::new(Box::pin(progress.take_until(self.shutdown.clone().cancelled_owned()))))
+    }
+
+    async fn undrain(&self, request: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
+        let request = request.into_inner();
+        let scope = admin_words::scope(request.node, request.gpus)?;
+        self.admin(|reply| AdminInput::Undrain { scope, reply }).await?;
+        Ok(Response::new(v1::UndrainResponse {}))
+    }
+
+    async fn cleanup(&self, request: Request<v1::CleanupRequest>) -> Result<Response<v1::CleanupResponse>, Status> {
+        let dry_run = request.into_inner().dry_run;
+        let before = self.desk.known()?;
+        let gone = admin_words::gone(&before, &self.desk.proc_root);
+        let ended = self.admin(|reply| AdminInput::Cleanup { gone, dry_run, reply }).await?;
+        Ok(Response::new(admin_words::ended(&before, ended)))
+    }
+
+    async fn preempt(&self, request: Request<v1::PreemptRequest>) -> Result<Response<v1::PreemptResponse>, Status> {
+        let v1::PreemptRequest { lease, force, dry_run } = request.into_inner();
+        let freed = self.admin(|reply| AdminInput::Preempt { lease, force, dry_run, reply }).await?;
+        Ok(Response::new(admin_words::freed(&*self.desk.known()?, &freed)))
+    }
+}
+
+impl Service {
+    async fn admin<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T, Denied>>) -> AdminInput,
+    ) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        self.desk.inputs.send(Input::Admin(make(reply))).await.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())?.map_err(|denied| status(&denied))
     }
 }
 

@@ -1,33 +1,166 @@
-//! Who is at the other end of a socket, by the kernel alone: never by a name that the caller sends.
+//! Who is at the other end of a socket, by the kernel alone: never by a name that the caller sends. It is found out once, when the connection comes in,
+//! and holds for that process only: a connection that outlives it is nobody's.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tonic::transport::server::UdsConnectInfo;
+use futures::Stream;
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tonic::transport::server::Connected;
 use tonic::{Extensions, Status};
 
-use crate::probes::processes::{Owner, PodUid, identify};
+use super::gate::{Gate, Place};
+use crate::probes::processes::{Caller, Owner, PodUid, command, groups, identify, process};
+
+/// After a connection could not be taken in, for want of descriptors most likely, others have so long to end.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A connection, with who made it.
+pub(super) struct Peer {
+    stream: UnixStream,
+    known: Known,
+    _place: Place,
+}
+
+/// Who made a connection, or why that cannot be told.
+#[derive(Clone, Debug)]
+pub(super) struct Known(Arc<Result<Caller, String>>);
+
+/// The connections to a socket; one owner has only so many at once, and what is above is closed again.
+pub(super) fn connections(
+    listener: UnixListener,
+    proc_root: Arc<Path>,
+    gate: Gate,
+) -> impl Stream<Item = std::io::Result<Peer>> {
+    futures::stream::unfold((listener, proc_root, gate), |(listener, proc_root, gate)| async move {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be taken in");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let known = who(&stream, &proc_root);
+            let owner = known.as_ref().map_or_else(|_| String::new(), Caller::owner);
+            let Some(place) = gate.enter(&owner) else {
+                tracing::debug!(owner, "has as many connections as anybody may");
+                continue;
+            };
+            let peer = Peer { stream, known: Known(Arc::new(known)), _place: place };
+            return Some((Ok(peer), (listener, proc_root, gate)));
+        }
+    })
+}
+
+/// Who made the connection. A descriptor of the process, taken first and still alive at the end, shows that its pid was not given to another in between.
+fn who(stream: &UnixStream, proc_root: &Path) -> Result<Caller, String> {
+    let credentials = stream.peer_cred().map_err(|error| format!("the kernel does not tell who connected: {error}"))?;
+    let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0).ok_or(
+        "the kernel does not tell which process connected: the agent must share the host's pid namespace",
+    )?;
+    let held = descriptor(stream, pid).ok_or_else(|| format!("process {pid} has ended"))?;
+    let unknown = |error| format!("process {pid} cannot be identified: {error}");
+    let caller = Caller {
+        process: process(proc_root, pid).map_err(unknown)?,
+        user: credentials.uid(),
+        groups: groups(proc_root, pid, credentials.gid()),
+        pod: match identify(proc_root, pid).map_err(unknown)? {
+            Owner::Pod(pod) => Some(pod),
+            Owner::Other => None,
+        },
+        command: command(proc_root, pid),
+    };
+    let mut ended = [PollFd::new(&held, PollFlags::IN)];
+    match poll(&mut ended, Some(&rustix::event::Timespec::default())) {
+        Ok(0) => Ok(caller),
+        _ => Err(format!("process {pid} has ended")),
+    }
+}
+
+/// Holds the process that connected; by its pid where the kernel is too old to tell (before 6.5).
+fn descriptor(stream: &UnixStream, pid: u32) -> Option<OwnedFd> {
+    match getsockopt(&stream.as_fd(), sockopt::PeerPidfd) {
+        Err(nix::errno::Errno::ENOPROTOOPT) => {
+            pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()
+        }
+        other => other.ok(),
+    }
+}
+
+impl Connected for Peer {
+    type ConnectInfo = Known;
+
+    fn connect_info(&self) -> Known {
+        self.known.clone()
+    }
+}
+
+impl AsyncRead for Peer {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Peer {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
 
 /// The pod of the process that made the connection.
 ///
 /// # Errors
 /// `PERMISSION_DENIED`, with why.
 pub(super) fn pod(extensions: &Extensions, proc_root: &Path) -> Result<PodUid, Status> {
-    let pid = extensions
-        .get::<UdsConnectInfo>()
-        .and_then(|info| info.peer_cred)
-        .and_then(|credentials| credentials.pid())
-        .and_then(|pid| u32::try_from(pid).ok())
-        .filter(|pid| *pid != 0)
-        .ok_or_else(|| {
-            Status::permission_denied(
-                "the kernel does not tell which process connected: the agent must share the host's pid namespace",
-            )
-        })?;
-    match identify(proc_root, pid) {
-        Ok(Owner::Pod(pod)) => Ok(pod),
-        Ok(Owner::Other) => {
-            Err(Status::permission_denied(format!("process {pid} belongs to no pod: only pods hold leases here")))
-        }
-        Err(error) => Err(Status::permission_denied(format!("process {pid} cannot be identified: {error}"))),
+    let caller = caller(extensions, proc_root)?;
+    let pid = caller.process.pid;
+    caller.pod.ok_or_else(|| {
+        Status::permission_denied(format!("process {pid} belongs to no pod: only pods hold leases here"))
+    })
+}
+
+/// The process that made the connection, its user, and its pod if it has one.
+///
+/// # Errors
+/// `PERMISSION_DENIED`, with why.
+pub(super) fn caller(extensions: &Extensions, proc_root: &Path) -> Result<Caller, Status> {
+    let known = extensions.get::<Known>().ok_or_else(|| Status::permission_denied("nobody knows who connected"))?;
+    let caller = known.0.as_ref().as_ref().map_err(|why| Status::permission_denied(why.clone()))?;
+    // Its connection may have been left to another process.
+    if process(proc_root, caller.process.pid).ok() == Some(caller.process) {
+        Ok(caller.clone())
+    } else {
+        let pid = caller.process.pid;
+        Err(Status::permission_denied(format!("process {pid}, which made this connection, has ended: connect again")))
     }
 }

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::node_service::ask;
 use super::{Desk, message, peer};
-use crate::node::Ask;
+use crate::node::{Ask, GiveBack, RamWish};
 use crate::node::view::{LeaseSeen, Snapshot};
 use crate::probes::clock;
 use crate::probes::processes::PodUid;
@@ -45,13 +45,14 @@ impl Workload for Service {
     async fn shrink(&self, request: Request<v1::ShrinkRequest>) -> Result<Response<v1::LeaseView>, Status> {
         let pod = peer::pod(request.extensions(), &self.desk.proc_root)?;
         let request = request.into_inner();
-        self.give_back(pod, &request.memory_mib, 0, request.notice_id).await
+        self.give_back(pod, &request.memory_mib, RamWish::Same, request.notice_id).await
     }
 
     async fn offload(&self, request: Request<v1::OffloadRequest>) -> Result<Response<v1::LeaseView>, Status> {
         let pod = peer::pod(request.extensions(), &self.desk.proc_root)?;
         let request = request.into_inner();
-        self.give_back(pod, &request.memory_mib, request.ram_mib, request.notice_id).await
+        let more = RamWish::More(Mib::from_mib(request.ram_mib));
+        self.give_back(pod, &request.memory_mib, more, request.notice_id).await
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaseView>, Status> {
@@ -67,12 +68,12 @@ impl Service {
         &self,
         pod: PodUid,
         memory_mib: &[u64],
-        ram_mib: u64,
+        ram: RamWish,
         notice: String,
     ) -> Result<Response<v1::LeaseView>, Status> {
         let memory = memory_mib.iter().copied().map(Mib::from_mib).collect();
-        let into_ram = Mib::from_mib(ram_mib);
-        let lease = ask(&self.desk, |reply| Ask::GiveBack { pod, memory, into_ram, notice, reply }).await?;
+        let what = GiveBack { memory, ram, notice };
+        let lease = ask(&self.desk, |reply| Ask::GiveBack { pod, what, reply }).await?;
         self.view(&lease)
     }
 
@@ -89,7 +90,7 @@ fn held_by<'a>(snapshot: &'a Snapshot, pod: &PodUid) -> Option<(&'a LeaseId, &'a
 
 /// A lease as its holder is told: what it uses, it knows, and that alone is no news.
 fn told(seen: &LeaseSeen) -> LeaseSeen {
-    LeaseSeen { used: Vec::new(), ..seen.clone() }
+    LeaseSeen { used: Vec::new(), whose: None, ..seen.clone() }
 }
 
 /// Only what differs from the one before.

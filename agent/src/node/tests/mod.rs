@@ -32,6 +32,7 @@ fn settings(cluster: Cluster) -> Settings {
         cluster,
         over_lease: [Some(Span::from_secs(30)), None, None, None, None],
         give_back: Span::from_secs(60),
+        clients: crate::node::clients::Limits::default(),
     }
 }
 
@@ -114,6 +115,7 @@ impl Play {
             began,
             pods: Some(self.pods.clone()),
             reading: Ok(Sample { started: began, gpus }),
+            lineages: Default::default(),
             owners,
             ram: Some(Ram { total: Mib::from_mib(64 << 10), available: Mib::from_mib(32 << 10) }),
         }

@@ -1,0 +1,187 @@
+//! How a lease in code begins: the limits of its owner, its name, whether it would wait; and how it is taken up again.
+
+use memboss_core::{EndReason, Forecast, LeaseId, Moment, NodeSelector, Phase, Refused, Request};
+use sha2::{Digest as _, Sha256};
+
+use super::{Accepted, Client, Listener, Told, Wish};
+use crate::node::holders::Denied;
+use crate::node::{Cluster, Hold, Node};
+use crate::probes::processes::Caller;
+use crate::store::hex;
+
+/// The digest by which a secret is known.
+fn digest(secret: &str) -> String {
+    hex(&Sha256::digest(secret.as_bytes()))
+}
+
+impl Node {
+    /// The request under the name that it has here: its owner's, so that nobody can name another's.
+    pub(super) fn wished(&self, caller: &Caller, wish: &Wish, now: Moment) -> Result<Request, Denied> {
+        let highest = self.settings.clients.ceilings.of(caller);
+        if wish.request.class > highest {
+            let (class, owner) = (wish.request.class, caller.owner());
+            return Err(Denied::NotYours(format!("{owner} may ask for classes up to {highest}, not for {class}")));
+        }
+        let owner = caller.owner();
+        let id = if wish.name.is_empty() { self.free_name(&owner) } else { LeaseId::new(format!("{owner}/{}", wish.name)) };
+        let id = id.map_err(|bad| Denied::BadRequest(bad.to_string()))?;
+        let nodes = NodeSelector::Only([self.settings.name.clone()].into());
+        Ok(Request { id, nodes, enqueued: now, ..wish.request.clone() })
+    }
+
+    /// A name that nobody has, whatever names of their own owners chose.
+    fn free_name(&self, owner: &str) -> Result<LeaseId, memboss_core::BadName> {
+        let mut number = self.clients.named;
+        loop {
+            number += 1;
+            let id = LeaseId::new(format!("{owner}/{}-{number}", self.agent_epoch))?;
+            if !self.clients.known.contains_key(&id) {
+                return Ok(id);
+            }
+        }
+    }
+
+    pub(super) fn acquire(
+        &mut self,
+        caller: &Caller,
+        wish: Wish,
+        secret: String,
+        listener: Listener,
+        now: Moment,
+    ) -> Result<Accepted, Denied> {
+        self.serves_code()?;
+        let mut request = self.wished(caller, &wish, now)?;
+        let lease = request.id.clone();
+        let before = self.asked_before(caller, &lease)?;
+        let mut at_once = wish.no_wait;
+        match &before {
+            Some(before) => request.enqueued = before.enqueued,
+            None => at_once |= self.check_limits(caller)?,
+        }
+        if before.is_none() && at_once {
+            self.check_room(caller, &wish, &request, now)?;
+        }
+        self.engine.submit(request).map_err(Denied::Refused)?;
+        self.clients.named += u64::from(wish.name.is_empty());
+        let client = Client {
+            caller: caller.clone(),
+            label: wish.label,
+            secret: digest(&secret),
+            ttl: wish.ttl,
+            alive: now,
+            give_up: wish.timeout.map(|timeout| now.after(timeout)),
+            given_back: false,
+        };
+        self.clients.known.insert(lease.clone(), client);
+        if before.is_none() && at_once {
+            self.decide(now);
+            if self.engine.phase(&lease) == Some(&Phase::Waiting) {
+                self.clients.forget(&lease);
+                self.release(&lease, EndReason::Released);
+                return Err(Denied::WouldWait("others come first".to_owned()));
+            }
+        }
+        self.clients.to_watch.push(caller.process);
+        self.clients.hears(&lease, listener);
+        Ok(Accepted { lease, secret })
+    }
+
+    fn serves_code(&self) -> Result<(), Denied> {
+        if self.settings.cluster == Cluster::Kubernetes {
+            let why = "on a node of a cluster pods lease by annotation; leases in code are served by an agent that runs alone";
+            return Err(Denied::NotNow(why.to_owned()));
+        }
+        if self.hold != Hold::Open {
+            return Err(Denied::NotNow("the ledger of this machine is being rebuilt: ask again in a moment".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The request as it was asked before under that name, if it was: by the same process, which may not have heard the answer.
+    fn asked_before(&self, caller: &Caller, lease: &LeaseId) -> Result<Option<Request>, Denied> {
+        let Some(client) = self.clients.known.get(lease) else { return Ok(None) };
+        if client.caller.process != caller.process {
+            let pid = client.caller.process.pid;
+            return Err(Denied::NotNow(format!(
+                "lease {lease} is held by process {pid}: take it up with Resume and its secret, or choose another request id"
+            )));
+        }
+        if matches!(self.engine.phase(lease), Some(Phase::Stopping { .. })) {
+            return Err(Denied::NotNow(format!("lease {lease} is about to end: ask again when it is over")));
+        }
+        Ok(self.engine.request(lease))
+    }
+
+    /// Whether one more can be had only if it need not wait.
+    fn check_limits(&self, caller: &Caller) -> Result<bool, Denied> {
+        let limits = &self.settings.clients;
+        let (mut all, mut waiting) = (0, 0);
+        for lease in self.clients.of_owner(caller) {
+            all += 1;
+            waiting += usize::from(self.engine.phase(lease) == Some(&Phase::Waiting));
+        }
+        if all >= limits.leases {
+            let most = limits.leases;
+            return Err(Denied::TooMany(format!("{} has {most} leases here, which is the most", caller.owner())));
+        }
+        Ok(waiting >= limits.waiting)
+    }
+
+    /// Refuses what would have to wait.
+    fn check_room(&self, caller: &Caller, wish: &Wish, request: &Request, now: Moment) -> Result<(), Denied> {
+        let forecast = self.engine.dry_run(request, now).map_err(Denied::Refused)?;
+        match forecast {
+            Forecast::Grant(_) => Ok(()),
+            other if wish.no_wait => Err(Denied::WouldWait(would_wait(&other))),
+            _ => {
+                let most = self.settings.clients.waiting;
+                Err(Denied::TooMany(format!("{} has {most} leases that wait, which is the most", caller.owner())))
+            }
+        }
+    }
+
+    pub(super) fn resume(
+        &mut self,
+        caller: &Caller,
+        lease: &str,
+        secret: &str,
+        listener: Listener,
+    ) -> Result<LeaseId, Denied> {
+        let lease = self.own(caller, lease)?;
+        let Some(client) = self.clients.known.get_mut(&lease) else {
+            return Err(Denied::NotFound(format!("no lease {lease} is known here")));
+        };
+        // Root may steer another's lease, but not hold it.
+        if !client.caller.is_of(caller) || client.secret != digest(secret) {
+            return Err(Denied::NotYours(format!("lease {lease} has another secret")));
+        }
+        // Another process of the same owner may take it over: a program that was started again.
+        client.caller = caller.clone();
+        self.clients.to_watch.push(caller.process);
+        self.clients.hears(&lease, listener);
+        Ok(lease)
+    }
+
+    pub(super) fn renew(&mut self, caller: &Caller, lease: &str, now: Moment) -> Result<Told, Denied> {
+        let lease = self.own(caller, lease)?;
+        let Some(client) = self.clients.known.get_mut(&lease) else {
+            return Err(Denied::NotFound(format!("no lease {lease} is known here")));
+        };
+        if client.ttl.is_none() {
+            return Err(Denied::NotNow(format!("lease {lease} lives by its connection: there is nothing to renew")));
+        }
+        client.alive = now;
+        self.told(&lease).ok_or_else(|| Denied::Refused(Refused::UnknownLease(lease)))
+    }
+}
+
+fn would_wait(forecast: &Forecast) -> String {
+    match forecast {
+        Forecast::Grant(_) => "it would be granted".to_owned(),
+        Forecast::Preempt { victims, .. } => format!("{} lease(s) would have to give way first", victims.len()),
+        Forecast::Wait { ahead, largest, satisfiable, .. } if *satisfiable => {
+            format!("{ahead} wait before it; the largest GPU that would do has {largest}")
+        }
+        Forecast::Wait { largest, .. } => format!("no GPU here could ever hold it: the largest has {largest}"),
+    }
+}

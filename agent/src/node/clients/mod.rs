@@ -1,0 +1,286 @@
+//! Leases in code: a process asks over the socket and holds its lease by its connection, or by renewing it. Who it is, the kernel said; nothing that it says
+//! of itself counts.
+//!
+//! - what may be had: `limits.rs`; how a lease begins and is taken up again: `begin.rs`
+//! - how it is kept alive, and what ends it: `alive.rs`; how its holder is ended: `push.rs`
+//! - what its holder is told, once the ledger that it rests on is written: `tell.rs`
+
+mod alive;
+mod begin;
+mod limits;
+mod push;
+mod tell;
+
+use std::collections::BTreeMap;
+
+use memboss_core::{EndReason, Forecast, LeaseId, LeaseView, Mib, Moment, Phase, Request, Span};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+
+use super::Node;
+use super::holders::{Denied, GiveBack};
+use crate::probes::processes::{Caller, Process};
+
+pub use limits::{Ceilings, Limits};
+pub use push::Push;
+
+/// A lease in code, as the ledger remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// Whose it is.
+    pub caller: Caller,
+    /// Shown to people.
+    pub label: String,
+    /// The digest of what takes it up again.
+    pub secret: String,
+    /// It lives by being renewed within that time; by its connection without one.
+    pub ttl: Option<Span>,
+    /// When it was renewed, or its connection broke.
+    pub alive: Moment,
+    /// When its holder stops waiting.
+    pub give_up: Option<Moment>,
+    /// Its holder has given it back, or nobody kept it alive: its process goes on without it, and what that still uses counts as foreign.
+    #[serde(default)]
+    pub given_back: bool,
+}
+
+/// Who hears of a lease: always how it is now, so that one who does not listen costs nothing and hears the latest when it does.
+#[derive(Debug)]
+pub struct Listener {
+    /// Tells one connection from the next.
+    pub connection: u64,
+    /// Where it hears; nothing has been told at first.
+    pub events: watch::Sender<Option<Told>>,
+}
+
+/// What a listener is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The lease.
+    pub lease: LeaseView,
+    /// Its place in the queue, from 1, while it waits.
+    pub position: Option<usize>,
+    /// Why it ended, if it has.
+    pub ended: Option<EndReason>,
+}
+
+/// A request, in the words of the rules but for its name.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The caller's own name for it; empty for none.
+    pub name: String,
+    /// Everything that the rules know of.
+    pub request: Request,
+    /// How long it waits; for ever without.
+    pub timeout: Option<Span>,
+    /// It does not wait at all.
+    pub no_wait: bool,
+    /// It lives by being renewed within that time.
+    pub ttl: Option<Span>,
+    /// Shown to people.
+    pub label: String,
+}
+
+/// A lease that was taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its name.
+    pub lease: LeaseId,
+    /// What takes it up again.
+    pub secret: String,
+}
+
+/// What processes that lease in code ask, or what happens to them.
+#[derive(Debug)]
+pub enum ClientInput {
+    /// One asks for a lease.
+    Acquire {
+        /// Who.
+        caller: Caller,
+        /// What.
+        wish: Box<Wish>,
+        /// A new secret.
+        secret: String,
+        /// Who hears of it.
+        listener: Listener,
+        /// The answer.
+        reply: oneshot::Sender<Result<Accepted, Denied>>,
+    },
+    /// One takes a lease up again.
+    Resume {
+        /// Who.
+        caller: Caller,
+        /// Which.
+        lease: String,
+        /// The proof.
+        secret: String,
+        /// Who hears of it from now on.
+        listener: Listener,
+        /// The answer.
+        reply: oneshot::Sender<Result<LeaseId, Denied>>,
+    },
+    /// A connection broke.
+    Broke {
+        /// Which.
+        connection: u64,
+    },
+    /// A process has ended.
+    Gone(Process),
+    /// One renews.
+    Renew {
+        /// Who.
+        caller: Caller,
+        /// Which.
+        lease: String,
+        /// The answer.
+        reply: oneshot::Sender<Result<Told, Denied>>,
+    },
+    /// One gives all back.
+    Release {
+        /// Who.
+        caller: Caller,
+        /// Which.
+        lease: String,
+        /// The answer.
+        reply: oneshot::Sender<Result<LeaseId, Denied>>,
+    },
+    /// One gives a part back, or moves it into host RAM.
+    GiveBack {
+        /// Who.
+        caller: Caller,
+        /// Which.
+        lease: String,
+        /// What.
+        what: GiveBack,
+        /// The answer, when it was seen.
+        reply: oneshot::Sender<Result<LeaseId, Denied>>,
+    },
+    /// One asks what would come of a request.
+    DryRun {
+        /// Who.
+        caller: Caller,
+        /// What.
+        wish: Box<Wish>,
+        /// The answer.
+        reply: oneshot::Sender<Result<Forecast, Denied>>,
+    },
+}
+
+/// All leases in code, and who listens.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    pub(crate) known: BTreeMap<LeaseId, Client>,
+    listeners: BTreeMap<LeaseId, Listener>,
+    connections: BTreeMap<u64, LeaseId>,
+    /// Last words to those whose leases are over.
+    farewells: Vec<(Listener, Told)>,
+    /// Processes whose end must be noticed from now on.
+    to_watch: Vec<Process>,
+    pushed: BTreeMap<LeaseId, Push>,
+    named: u64,
+}
+
+impl Clients {
+    /// Those of the ledger. Their connections are gone since now, and nobody could renew while the agent was away.
+    pub(crate) fn taken_up(mut known: BTreeMap<LeaseId, Client>, now: Moment) -> Self {
+        known.values_mut().for_each(|client| client.alive = now);
+        let to_watch = known.values().map(|client| client.caller.process).collect();
+        Self { known, to_watch, ..Self::default() }
+    }
+
+    fn of_owner<'a>(&'a self, caller: &'a Caller) -> impl Iterator<Item = &'a LeaseId> {
+        self.known.iter().filter(|(_, client)| client.caller.is_of(caller)).map(|(lease, _)| lease)
+    }
+
+    fn hears(&mut self, lease: &LeaseId, listener: Listener) {
+        self.connections.insert(listener.connection, lease.clone());
+        if let Some(before) = self.listeners.insert(lease.clone(), listener) {
+            self.connections.remove(&before.connection);
+        }
+    }
+
+    pub(crate) fn forget(&mut self, lease: &LeaseId) -> Option<Listener> {
+        self.known.remove(lease)?;
+        self.pushed.remove(lease);
+        let listener = self.listeners.remove(lease)?;
+        self.connections.remove(&listener.connection);
+        Some(listener)
+    }
+}
+
+impl Node {
+    pub(super) fn client(&mut self, input: ClientInput, now: Moment) {
+        match input {
+            ClientInput::Acquire { caller, wish, secret, listener, reply } => {
+                let answer = self.acquire(&caller, *wish, secret, listener, now);
+                self.answer(reply, answer);
+            }
+            ClientInput::Resume { caller, lease, secret, listener, reply } => {
+                let answer = self.resume(&caller, &lease, &secret, listener);
+                self.answer(reply, answer);
+            }
+            ClientInput::Broke { connection } => self.broke(connection, now),
+            ClientInput::Gone(process) => self.process_gone(process),
+            ClientInput::Renew { caller, lease, reply } => {
+                let answer = self.renew(&caller, &lease, now);
+                self.answer(reply, answer);
+            }
+            ClientInput::Release { caller, lease, reply } => {
+                let answer = self.own(&caller, &lease);
+                if let Ok(lease) = &answer {
+                    self.let_go(lease, EndReason::Released);
+                }
+                self.answer(reply, answer);
+            }
+            ClientInput::GiveBack { caller, lease, what, reply } => match self.own(&caller, &lease) {
+                Ok(lease) => self.begin_to_give(lease, what, reply, now),
+                Err(denied) => self.answer(reply, Err(denied)),
+            },
+            ClientInput::DryRun { caller, wish, reply } => {
+                let answer = self
+                    .wished(&caller, &wish, now)
+                    .and_then(|request| self.engine.dry_run(&request, now).map_err(Denied::Refused));
+                self.answer(reply, answer);
+            }
+        }
+    }
+
+    /// The lease of that name, if the caller may change it: its own, or anybody's for root and for the user that the agent runs as.
+    fn own(&self, caller: &Caller, lease: &str) -> Result<LeaseId, Denied> {
+        let unknown = || Denied::NotFound(format!("no lease {lease} is known here"));
+        let (lease, client) = self.clients.known.get_key_value(lease).ok_or_else(unknown)?;
+        if client.caller.is_of(caller) || self.settings.clients.steers_all(caller) {
+            return Ok(lease.clone());
+        }
+        // A pod does not even learn what others are called.
+        if caller.pod.is_some() {
+            return Err(unknown());
+        }
+        Err(Denied::NotYours(format!("lease {lease} is another's: its owner or root may change it")))
+    }
+
+    /// Whether any process leases in code: only then is it worth knowing from whom others descend.
+    #[must_use]
+    pub fn has_clients(&self) -> bool {
+        !self.clients.known.is_empty()
+    }
+
+    /// Processes whose end must be noticed from now on.
+    #[must_use]
+    pub fn take_processes_to_watch(&mut self) -> Vec<Process> {
+        std::mem::take(&mut self.clients.to_watch)
+    }
+
+    /// The leases in code on that GPU of the process that this one is or descends from.
+    pub(super) fn client_leases(&self, lineage: &[Process], charged: &BTreeMap<LeaseId, Mib>) -> Vec<LeaseId> {
+        let of = |process: &Process| {
+            let its = self
+                .clients
+                .known
+                .iter()
+                .filter(|(lease, client)| client.caller.process == *process && charged.contains_key(*lease));
+            its.map(|(lease, _)| lease.clone()).collect::<Vec<_>>()
+        };
+        lineage.iter().map(of).find(|leases| !leases.is_empty()).unwrap_or_default()
+    }
+}

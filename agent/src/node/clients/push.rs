@@ -1,0 +1,52 @@
+//! Ends processes whose leases are stopping: first they are asked, and after a while ended. It only says whom; `probes/pidfd.rs` does it.
+
+use memboss_core::{EndReason, Moment, Phase};
+
+use crate::node::Node;
+use crate::probes::processes::Process;
+
+/// What is done to a process whose time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Push {
+    /// It is asked to end (SIGTERM).
+    Term,
+    /// It is ended (SIGKILL).
+    Kill,
+}
+
+impl Node {
+    /// Pushes the processes whose leases are stopping and needed: first asked, and after a while ended.
+    pub(in crate::node) fn push_processes(&mut self, now: Moment) {
+        let mut pushes = Vec::new();
+        for (lease, client) in &self.clients.known {
+            let Some(Phase::Stopping { reason }) = self.engine.phase(lease) else { continue };
+            if client.given_back || *reason == EndReason::Exited {
+                continue;
+            }
+            let since = self.stopping_since.get(lease).copied().unwrap_or(now);
+            let late = now.since(since) >= self.settings.clients.kill_after;
+            let push = if late { Push::Kill } else { Push::Term };
+            if self.clients.pushed.get(lease).is_none_or(|before| *before < push) {
+                pushes.push((lease.clone(), client.caller.process, push));
+            }
+        }
+        for (lease, process, push) in pushes {
+            tracing::info!(%lease, pid = process.pid, ?push, "its time is up");
+            self.clients.pushed.insert(lease, push);
+            self.pushes.push((process, push));
+        }
+    }
+
+    /// Processes to be pushed once the ledger is written.
+    #[must_use]
+    pub fn take_pushes(&mut self) -> Vec<(Process, Push)> {
+        std::mem::take(&mut self.pushes)
+    }
+
+    /// When the next process is to be ended.
+    pub(in crate::node) fn next_push(&self) -> Option<Moment> {
+        let asked = self.clients.pushed.iter().filter(|(_, push)| **push == Push::Term);
+        let due = asked.filter_map(|(lease, _)| self.stopping_since.get(lease));
+        due.map(|since| since.after(self.settings.clients.kill_after)).min()
+    }
+}
