@@ -151,7 +151,8 @@ fn serve_sockets(
     let (listener, own, end) = (serve::listen(&path, Audience::Root)?, desk.clone(), shutdown.clone());
     tasks.spawn(async move { Ok(serve::node(listener, path, own, end).await?) });
     let path = run_dir.join("agent").join("agent.sock");
-    let (listener, own, end) = (serve::listen(&path, Audience::Containers(Access::default()))?, desk.clone(), shutdown.clone());
+    let (listener, own, end) =
+        (serve::listen(&path, Audience::Containers(Access::default()))?, desk.clone(), shutdown.clone());
     tasks.spawn(async move { Ok(serve::workload(listener, path, own, Quota::default(), end).await?) });
     Ok(())
 }

@@ -23,7 +23,7 @@ pub use names::{
     AGENT, FINALIZER, FORCE_END, GATE, GROUP, INCARNATION, LEASED_LABEL, OPERATOR, PREFIX, RESOURCE, VERSION,
 };
 pub use quantity::{NotMemory, parse_mib, quantity};
-pub use ram_lease::{RamAllocation, RamLease, RamLeaseSpec, RamLeaseStatus, RamPlacement};
+pub use ram_lease::{LeaseKind, RAM_MARK, RamLease, RamLeaseSpec, kind_of};
 pub use terms::{Class, Epoch, Layout, Owner};
 pub use vram_lease::{
     AllocatedGpu, Allocation, AllocationState, ContainerSlots, GpuAmount, GpuSelector, LeasePhase, Notice, Placement,

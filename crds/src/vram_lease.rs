@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::terms::{Class, Epoch, Layout, Owner};
 
 /// What is asked.
-#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "memboss.dev",
     version = "v1alpha1",
@@ -35,10 +35,12 @@ use crate::terms::{Class, Epoch, Layout, Owner};
     printcolumn = r#"{"name":"Place","type":"integer","jsonPath":".status.queue.position"}"#,
     printcolumn = r#"{"name":"Why","type":"string","jsonPath":".status.why"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"RAM","type":"string","jsonPath":".spec.ram","priority":1}"#,
     printcolumn = r#"{"name":"Queued at","type":"string","jsonPath":".spec.queuedAt","priority":1}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#
 )]
 #[x_kube(validation = Rule::new("self.slots == oldSelf.slots").message("what a lease holds is fixed when it is made; make another lease").field_path(".slots"))]
+#[x_kube(validation = Rule::new("has(self.ram) == has(oldSelf.ram) && (!has(self.ram) || self.ram == oldSelf.ram)").message("what a lease holds is fixed when it is made; make another lease").field_path(".ram"))]
 #[x_kube(validation = Rule::new("self.subject == oldSelf.subject").message("a lease belongs to its subject for ever").field_path(".subject"))]
 #[x_kube(validation = Rule::new("self.containers.all(c, c.slots.all(i, i >= 0 && i < size(self.slots)))").message("a container can only use slots that the lease has").field_path(".containers"))]
 #[serde(rename_all = "camelCase")]
@@ -59,6 +61,10 @@ pub struct VramLeaseSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub containers: Vec<ContainerSlots>,
+    /// Host RAM of the same node, granted in the same step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[1-9][0-9]{0,9}(Mi|Gi)$"))]
+    pub ram: Option<String>,
     /// Which GPUs will do.
     #[serde(default)]
     pub selector: GpuSelector,
@@ -217,6 +223,9 @@ pub struct Placement {
     /// Slot by slot.
     #[serde(default)]
     pub gpus: Vec<GpuAmount>,
+    /// Host RAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ram: Option<String>,
     /// Which leader decided it.
     pub epoch: Epoch,
     /// Counts the placements of this lease: an answer to an older one is out of date.
@@ -268,7 +277,7 @@ pub struct Allocation {
     /// The reason in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What NVML shows its holder to use.
+    /// What its holder is seen to use: on GPUs as NVML shows it, of a RamLease as its control group tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<String>,
     /// Whether it uses more than it leased.

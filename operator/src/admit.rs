@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSchedulingGate, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use memboss_core::{Class, GpuModel, GpuSelector, GpuUuid, Mib, Percent, UNIT};
-use memboss_crds::{ContainerSlots, GATE, LEASED_LABEL, PREFIX, RESOURCE, Slot, parse_mib};
+use memboss_crds::{ContainerSlots, GATE, LEASED_LABEL, PREFIX, RESOURCE, Slot, parse_mib, quantity};
 
 use crate::annotations::{self, Asked, Wrong};
+use crate::world::bytes;
 
 /// What the webhook knows besides the pod.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +68,9 @@ fn change(mut pod: Pod, asked: &Asked, around: &Surroundings) -> Pod {
         if let Some(slots) = asked.containers.iter().find(|slots| slots.name == container.name) {
             set_units(container, units(slots, asked, around));
         }
+        if let Some(ram) = asked.ram.filter(|_| container.name == asked.carrier) {
+            carry(container, ram);
+        }
     }
     let gates = spec.scheduling_gates.get_or_insert_default();
     if !gates.iter().any(|gate| gate.name == GATE) {
@@ -85,6 +89,22 @@ fn set_units(container: &mut Container, units: u64) {
     let resources = container.resources.get_or_insert_with(ResourceRequirements::default);
     for list in [&mut resources.limits, &mut resources.requests] {
         list.get_or_insert_with(BTreeMap::new).insert(RESOURCE.into(), Quantity(units.to_string()));
+    }
+}
+
+/// Makes the container's memory request, and a limit that is set, no less than that, so that scheduler and kubelet do not give the RAM to others too.
+fn carry(container: &mut Container, ram: Mib) {
+    let resources = container.resources.get_or_insert_with(ResourceRequirements::default);
+    let least = || Quantity(quantity(ram));
+    let too_small = |asked: &Quantity| bytes(&asked.0).is_none_or(|asked| asked < ram.bytes());
+    // Without a request of its own a container with a limit has that as its request.
+    let limit = resources.limits.as_ref().and_then(|limits| limits.get("memory")).cloned();
+    let requests = resources.requests.get_or_insert_default();
+    if requests.get("memory").or(limit.as_ref()).is_none_or(too_small) {
+        requests.insert("memory".into(), least());
+    }
+    if limit.as_ref().is_some_and(too_small) {
+        resources.limits.get_or_insert_default().insert("memory".into(), least());
     }
 }
 
@@ -149,6 +169,31 @@ mod tests {
         assert_eq!(units(&pod).as_deref(), Some("1"), "no H100 has that UUID");
         pod.metadata.annotations.as_mut().unwrap().remove("memboss.dev/gpu-model");
         assert_eq!(units(&pod).as_deref(), Some("29"));
+    }
+
+    #[test]
+    fn ram_is_carried_by_the_memory_request_and_a_limit_is_no_less() {
+        let cases = [
+            (json!({}), (Some("4Gi"), None)),
+            (json!({ "requests": { "memory": "1Gi" }, "limits": { "memory": "2Gi" } }), (Some("4Gi"), Some("4Gi"))),
+            (json!({ "requests": { "memory": "1Gi" }, "limits": { "memory": "8Gi" } }), (Some("4Gi"), Some("8Gi"))),
+            (json!({ "limits": { "memory": "8Gi" } }), (None, Some("8Gi"))),
+            (json!({ "requests": { "memory": "6Gi" } }), (Some("6Gi"), None)),
+        ];
+        for (resources, (request, limit)) in cases {
+            let mut pod = pod();
+            pod.metadata.annotations = Some([("memboss.dev/ram".to_owned(), "4Gi".to_owned())].into());
+            pod.spec.as_mut().unwrap().containers[0].resources =
+                Some(serde_json::from_value(resources.clone()).unwrap());
+            let once = admit(&pod, &Surroundings::default()).unwrap().unwrap();
+            let has = once.spec.as_ref().unwrap().containers[0].resources.clone().unwrap();
+            let memory =
+                |list: Option<BTreeMap<String, Quantity>>| list.and_then(|l| l.get("memory").map(|q| q.0.clone()));
+            let found = (memory(has.requests), memory(has.limits));
+            assert_eq!((found.0.as_deref(), found.1.as_deref()), (request, limit), "{resources}");
+            assert_eq!(annotations::units_of(&once.spec.as_ref().unwrap().containers[0]), None, "no GPU");
+            assert_eq!(admit(&once, &Surroundings::default()).unwrap().unwrap(), once);
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `vram` | `8Gi`, `8000Mi`, bytes, `50%`; `2x8Gi` for two GPUs. For the only ordinary container, or the one that `container` names |
 //! | `vram.<container>` | the same, for that container |
-//! | `container` | which container `vram` is for |
+//! | `ram` | `16Gi`, `8000Mi`, bytes: host RAM for the pod, alone or in one grant with `vram` |
+//! | `container` | which container `vram` is for, and whose memory request carries `ram` (the first if none is named) |
 //! | `containers` | `share` (default): containers use the same GPUs; `separate`: each its own |
 //! | `priority` | `urgent`, `high`, `normal` (default), `low`, `batch` |
 //! | `gpu-model` | parts of model names: `H100\|A100` |
@@ -43,8 +44,12 @@ pub struct Asked {
     pub slots: Vec<Slot>,
     /// Which container uses which slots, with its own part.
     pub containers: Vec<ContainerSlots>,
-    /// As people write it.
+    /// Its memory on GPUs as people write it; of RAM alone, that.
     pub display: String,
+    /// Host RAM.
+    pub ram: Option<Mib>,
+    /// The container whose memory request carries it.
+    pub carrier: String,
     /// Which GPUs will do.
     pub selector: GpuSelector,
     /// Pack or spread.
@@ -79,9 +84,11 @@ pub enum Amount {
 const MOST_GPUS: usize = 16;
 const AMOUNT: &str =
     "write whole Mi or Gi (8Gi, 8000Mi), a share (50%, from 1% to 100%), or either for several GPUs (2x8Gi, up to 16)";
+const RAM: &str = "write whole Mi or Gi: 16Gi, 8000Mi";
 /// What may stand after the prefix, beside `vram.<container>`.
-pub const KNOWN: [&str; 11] = [
+pub const KNOWN: [&str; 12] = [
     "vram",
+    "ram",
     "container",
     "containers",
     "priority",
@@ -121,6 +128,10 @@ impl Reader<'_> {
         self.refuse_unknown_names();
         self.refuse_init_containers();
         let asks = self.container_asks();
+        let ram = self.ram();
+        if asks.is_empty() && ram.is_some() {
+            self.refuse_a_stranger();
+        }
         let class = self.class();
         let separate = self.word("containers", &["share", "separate"]).is_some_and(|word| word == "separate");
         let layout = self.word("layout", &["pack", "spread"]);
@@ -134,7 +145,9 @@ impl Reader<'_> {
         }
         let asked = Asked {
             class: class.into(),
-            display: display(&slots),
+            display: ram.filter(|_| slots.is_empty()).map_or_else(|| display(&slots), quantity),
+            ram,
+            carrier: self.carrier(),
             slots,
             containers,
             selector: self.selector(),
@@ -144,10 +157,12 @@ impl Reader<'_> {
             can_shrink: self.flag("can-shrink"),
             can_offload: self.flag("can-offload"),
         };
-        if asks.is_empty() {
+        if asks.is_empty() && ram.is_some() {
+            self.refuse_words_of_gpus();
+        } else if asks.is_empty() {
             let any = self.pod.metadata.annotations.iter().flatten().find(|(key, _)| key.starts_with(PREFIX));
             if let (Some((key, value)), true) = (any, self.wrong.is_empty()) {
-                let right = format!("it asks for no memory: add {PREFIX}vram, such as 8Gi");
+                let right = format!("it asks for no memory: add {PREFIX}vram or {PREFIX}ram, such as 8Gi");
                 self.wrong.push(Wrong { field: key.clone(), value: value.clone(), right });
             }
             return None;
@@ -188,7 +203,7 @@ impl Reader<'_> {
             .collect();
         for (name, value) in ours {
             match name {
-                "ram" | "model" => self.complain(name, value, "this version leases VRAM only: leave it out"),
+                "model" => self.complain(name, value, "this version loads no models: leave it out"),
                 _ if KNOWN.contains(&name) || name.starts_with("vram.") => {}
                 _ => {
                     let right = format!(
@@ -279,14 +294,53 @@ impl Reader<'_> {
         }
     }
 
-    fn pod_level_container(&mut self, text: &str) -> Option<String> {
-        if let Some(named) = self.annotation("container").map(ToOwned::to_owned) {
-            if self.eligible().iter().any(|c| c.name == named) {
-                return Some(named);
+    fn ram(&mut self) -> Option<Mib> {
+        let text = self.annotation("ram")?.to_owned();
+        // Below 2^32 MiB, as every amount.
+        let asked = parse_mib(&text).ok().filter(|mib| !mib.is_zero() && mib.mib() < 1 << 32);
+        if asked.is_none() {
+            self.complain("ram", &text, RAM);
+        }
+        asked
+    }
+
+    /// RAM is the pod's as a whole; the scheduler counts it with a container.
+    fn carrier(&mut self) -> String {
+        let named = self.annotation("container").map(ToOwned::to_owned);
+        if let Some(named) = named.filter(|named| self.eligible().iter().any(|c| c.name == *named)) {
+            return named;
+        }
+        self.containers().first().map(|container| container.name.clone()).unwrap_or_default()
+    }
+
+    /// With RAM alone these would be read and mean nothing.
+    fn refuse_words_of_gpus(&mut self) {
+        for name in ["gpu-model", "gpu-uuid", "layout", "containers", "can-offload"] {
+            if let Some(value) = self.annotation(name).map(ToOwned::to_owned) {
+                let right =
+                    format!("it is about GPUs, and the pod asks for RAM alone: leave it out, or add {PREFIX}vram");
+                self.complain(name, &value, &right);
             }
+        }
+    }
+
+    /// Whether `container` names none of the pod's.
+    fn refuse_a_stranger(&mut self) -> bool {
+        let Some(named) = self.annotation("container").map(ToOwned::to_owned) else { return false };
+        let stranger = !self.eligible().iter().any(|c| c.name == named);
+        if stranger {
             let right = format!("the pod has no such container; it has {}", self.names());
             self.complain("container", &named, &right);
+        }
+        stranger
+    }
+
+    fn pod_level_container(&mut self, text: &str) -> Option<String> {
+        if self.refuse_a_stranger() {
             return None;
+        }
+        if let Some(named) = self.annotation("container") {
+            return Some(named.to_owned());
         }
         match self.containers() {
             [only] => Some(only.name.clone()),

@@ -75,7 +75,7 @@ impl Brain {
     ) -> Self {
         Self {
             world: World::default(),
-            untold: [Kind::Pods, Kind::Nodes, Kind::Memory, Kind::Leases].into(),
+            untold: [Kind::Pods, Kind::Nodes, Kind::Memory, Kind::Leases, Kind::RamLeases].into(),
             relisted: BTreeMap::new(),
             under_way: BTreeMap::new(),
             assumed: Assumed::default(),
@@ -143,7 +143,7 @@ impl Brain {
             }
             News::Lease(lease) => {
                 let key = key(lease.as_ref());
-                self.seen(Kind::Leases, key.clone());
+                self.seen(lease.kind().into(), key.clone());
                 self.echo("lease", &key, lease.metadata.resource_version.as_deref());
                 self.note_refusal(&key, &lease);
                 self.world.leases.insert(key.clone(), *lease);
@@ -155,9 +155,8 @@ impl Brain {
             }
             News::Gone(Kind::Nodes, key) => drop(self.world.nodes.remove(&key)),
             News::Gone(Kind::Memory, key) => drop(self.world.memory.remove(&key)),
-            News::Gone(Kind::Leases, key) => self.no_lease(&key),
+            News::Gone(Kind::Leases | Kind::RamLeases, key) => self.no_lease(&key),
             News::Unreadable(kind, key) => self.seen(kind, key),
-            News::Ram(lease) => self.placeholders.ram(&lease),
             News::Model(load) => self.placeholders.model(&load),
             News::Closed(closed) => {
                 if closed && !self.world.closed {
@@ -211,8 +210,9 @@ impl Brain {
             }
             Kind::Nodes => self.world.nodes.retain(|key, _| seen.contains(key)),
             Kind::Memory => self.world.memory.retain(|key, _| seen.contains(key)),
-            Kind::Leases => {
-                let gone: Vec<Key> = self.world.leases.keys().filter(|key| !seen.contains(*key)).cloned().collect();
+            Kind::Leases | Kind::RamLeases => {
+                let of_kind = self.world.leases.iter().filter(|(_, lease)| Kind::from(lease.kind()) == kind);
+                let gone: Vec<Key> = of_kind.map(|(key, _)| key).filter(|key| !seen.contains(*key)).cloned().collect();
                 gone.iter().for_each(|key| self.no_lease(key));
             }
         }

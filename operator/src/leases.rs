@@ -3,19 +3,21 @@
 use k8s_openapi::api::core::v1::{NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use memboss_crds::{FINALIZER, LEASED_LABEL, Owner, Subject, VramLease, VramLeaseSpec};
+use memboss_crds::{FINALIZER, LEASED_LABEL, Owner, RAM_MARK, Subject, VramLease, VramLeaseSpec, quantity};
 use serde_json::{Value, json};
 
 use crate::annotations::Asked;
 use crate::world::gate;
 
-/// A lease's name: the pod's, and five digits of its uid, since a pod of the same name may come again while the old lease is still history.
+/// A lease's name among both kinds: the pod's, and five digits of its uid, since a pod of the same name may come again while the old lease is still
+/// history.
 #[must_use]
-pub fn name_for(pod: &Pod) -> String {
+pub fn name_for(pod: &Pod, asked: &Asked) -> String {
     let uid: String = pod.uid().unwrap_or_default().chars().filter(char::is_ascii_hexdigit).take(5).collect();
     let name = pod.name_any();
     let most = 253 - uid.len() - 1;
-    format!("{}-{uid}", name.get(..most.min(name.len())).unwrap_or(&name))
+    let mark = if asked.slots.is_empty() { RAM_MARK } else { "" };
+    format!("{mark}{}-{uid}", name.get(..most.min(name.len())).unwrap_or(&name))
 }
 
 /// Who would make the pod again.
@@ -36,6 +38,7 @@ pub fn lease_for(pod: &Pod, asked: &Asked, heir_of: Option<&VramLease>) -> VramL
         slots: asked.slots.clone(),
         requested: asked.display.clone(),
         containers: asked.containers.clone(),
+        ram: asked.ram.map(quantity),
         selector: asked.selector.clone(),
         layout: asked.layout,
         queued_at: Some(old_place.unwrap_or_else(|| format!("{made:.6}"))),
@@ -45,7 +48,7 @@ pub fn lease_for(pod: &Pod, asked: &Asked, heir_of: Option<&VramLease>) -> VramL
         can_shrink: asked.can_shrink,
         can_offload: asked.can_offload,
     };
-    let mut lease = VramLease::new(&name_for(pod), spec);
+    let mut lease = VramLease::new(&name_for(pod, asked), spec);
     lease.metadata.namespace = pod.namespace();
     lease.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
     lease.metadata.labels = Some([(LEASED_LABEL.to_owned(), "true".to_owned())].into());
@@ -135,13 +138,25 @@ mod tests {
     #[test]
     fn an_heir_takes_over_the_place_in_the_queue() {
         let pod = pod(&Value::Null, &json!([]));
-        let mut old = lease_for(&pod, &Asked::default(), None);
+        let asked = Asked { slots: vec![memboss_crds::Slot::default()], ..Asked::default() };
+        let mut old = lease_for(&pod, &asked, None);
         assert_eq!(
             (old.name_any().as_str(), old.spec.queued_at.as_deref()),
             ("p-abcde", Some("2026-01-02T03:04:05.000000Z"))
         );
         old.spec.queued_at = Some("2025-01-01T00:00:00.000000Z".into());
-        let heir = lease_for(&pod, &Asked::default(), Some(&old));
+        let heir = lease_for(&pod, &asked, Some(&old));
         assert_eq!((heir.spec.queued_at.as_deref(), heir.spec.preempted), (Some("2025-01-01T00:00:00.000000Z"), 1));
+    }
+
+    #[test]
+    fn a_lease_of_ram_alone_is_of_the_other_kind() {
+        let pod = pod(&Value::Null, &json!([]));
+        let lease = lease_for(&pod, &Asked { ram: Some(memboss_core::Mib::from_mib(4096)), ..Asked::default() }, None);
+        let object = lease.as_ram().unwrap();
+        assert_eq!(
+            (lease.name_any(), object.name_any(), object.spec.memory),
+            ("ram:p-abcde".into(), "p-abcde".into(), "4Gi".into())
+        );
     }
 }

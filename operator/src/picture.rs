@@ -157,8 +157,11 @@ pub fn paint(world: &World, lately: &Lately, now: Moment) -> Picture {
     picture
 }
 
-/// Whether that node has a GPU that the request accepts, whatever is free there.
+/// Whether that node has a GPU that the request accepts, whatever is free there; for RAM alone, whether it is one of ours.
 fn has_gpu_for(world: &World, node: &str, request: &Request) -> bool {
+    if request.demand.slots.is_empty() {
+        return world.memory.contains_key(node);
+    }
     let status = world.memory.get(node).and_then(|node| node.status.as_ref());
     let mut gpus = status.into_iter().flat_map(|status| &status.gpus);
     gpus.any(|gpu| gpu.named().is_ok_and(|(uuid, model)| request.gpus.accepts(&uuid, &model)))
@@ -232,7 +235,7 @@ pub fn request(key: &str, lease: &VramLease) -> Result<Request, String> {
     let spec = &lease.spec;
     let slots = spec.slots.iter().map(Slot::try_from).collect::<Result<_, _>>().map_err(|bad| bad.to_string())?;
     let id = LeaseId::new(key).map_err(|bad| bad.to_string())?;
-    let mut request = lease.request(id, Demand { slots, ram: Mib::ZERO });
+    let mut request = lease.request(id, Demand { slots, ram: ram(spec.ram.as_deref())? });
     request.gpus = GpuSelector::try_from(&spec.selector).map_err(|bad| bad.to_string())?;
     request.layout = spec.layout.into();
     Ok(request)
@@ -244,11 +247,19 @@ pub fn moment(at: Option<Timestamp>) -> Moment {
     Moment::from_millis(at.map_or(0, |at| u64::try_from(at.as_millisecond()).unwrap_or(0)))
 }
 
-fn placement<'a>(node: &str, gpus: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Placement, String> {
+fn ram(written: Option<&str>) -> Result<Mib, String> {
+    written.map_or(Ok(Mib::ZERO), |text| parse_mib(text).map_err(|bad| bad.to_string()))
+}
+
+fn placement<'a>(
+    node: &str,
+    gpus: impl Iterator<Item = (&'a str, &'a str)>,
+    written: Option<&str>,
+) -> Result<Placement, String> {
     let node = NodeName::new(node).map_err(|bad| bad.to_string())?;
     let gpus =
         gpus.map(|(uuid, memory)| gpu_share(uuid, memory)).collect::<Result<_, _>>().map_err(|bad| bad.to_string())?;
-    Ok(Placement { node, gpus, ram: Mib::ZERO })
+    Ok(Placement { node, gpus, ram: ram(written)? })
 }
 
 /// The agent has it: that is a fact, whatever the picture would have decided.
@@ -269,8 +280,8 @@ fn held(engine: &mut Engine, key: &str, lease: &VramLease, now: Moment) -> Resul
         AllocationState::Revoking => Phase::Revoking { since, notice: open_notice() },
         AllocationState::Stopping => Phase::Stopping { reason: EndReason::Preempted },
     };
-    let placement =
-        placement(&placed.node, allocation.gpus.iter().map(|gpu| (gpu.uuid.as_str(), gpu.memory.as_str())))?;
+    let gpus = allocation.gpus.iter().map(|gpu| (gpu.uuid.as_str(), gpu.memory.as_str()));
+    let placement = placement(&placed.node, gpus, allocation.ram.as_deref())?;
     let mut request = request(key, lease)?;
     // Where it is counts, not where it might have gone.
     request.nodes = NodeSelector::Any;
@@ -295,7 +306,8 @@ fn open_notice() -> Notice {
 /// Placed, and not taken yet: its memory is set aside, or what its victims will free is.
 fn asked(engine: &mut Engine, key: &str, lease: &VramLease, now: Moment) -> Result<(), String> {
     let Some(placed) = lease.status.as_ref().and_then(|s| s.placement.as_ref()) else { return Ok(()) };
-    let placement = placement(&placed.node, placed.gpus.iter().map(|gpu| (gpu.uuid.as_str(), gpu.memory.as_str())))?;
+    let gpus = placed.gpus.iter().map(|gpu| (gpu.uuid.as_str(), gpu.memory.as_str()));
+    let placement = placement(&placed.node, gpus, placed.ram.as_deref())?;
     let request = request(key, lease)?;
     // If the picture says it cannot be, the agent will: its answer is what counts.
     drop(engine.admit(request, &placement, true, now));

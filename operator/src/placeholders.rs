@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
-use memboss_crds::{ModelLoad, OPERATOR, RamLease};
+use memboss_crds::{ModelLoad, OPERATOR};
 use serde_json::json;
 use tracing::debug;
 
@@ -24,17 +24,6 @@ impl Placeholders {
     #[must_use]
     pub const fn new(client: Client) -> Self {
         Self { client }
-    }
-
-    /// A RamLease was seen.
-    pub fn ram(&self, lease: &RamLease) {
-        if lease.status.as_ref().is_none_or(|status| status.conditions.is_empty()) {
-            self.answer(
-                Api::<RamLease>::namespaced(self.client.clone(), &lease.namespace().unwrap_or_default()),
-                lease.name_any(),
-                "RamLease",
-            );
-        }
     }
 
     /// A ModelLoad was seen.

@@ -112,17 +112,16 @@ pub fn plan(world: &World, planning: &Planning, lately: &Lately, now: Timestamp)
 fn new_leases(world: &World, acts: &mut Vec<Act>) {
     let mut inherited = BTreeSet::new();
     for pod in world.pods.values() {
-        let key = format!("{}/{}", pod.namespace().unwrap_or_default(), name_for(pod));
-        if world.leases.contains_key(&key)
-            || is_over(pod)
-            || pod.metadata.deletion_timestamp.is_some()
-            || !is_gated(pod)
-        {
+        if is_over(pod) || pod.metadata.deletion_timestamp.is_some() || !is_gated(pod) {
             continue;
         }
         // What is wrong with it was said at admission; what slipped past is refused there by policy.
         let Ok(Some(asked)) = annotations::read(pod) else { continue };
-        let heir_of = owner_of(pod).and_then(|owner| preempted_of(world, pod, &owner.uid, &inherited));
+        let name = name_for(pod, &asked);
+        if world.leases.contains_key(&format!("{}/{name}", pod.namespace().unwrap_or_default())) {
+            continue;
+        }
+        let heir_of = owner_of(pod).and_then(|owner| preempted_of(world, (pod, &name), &owner.uid, &inherited));
         if let Some(old) = heir_of {
             inherited.insert(crate::world::key(old));
         }
@@ -135,7 +134,12 @@ fn new_leases(world: &World, acts: &mut Vec<Act>) {
 }
 
 /// The earliest lease of that owner that was preempted and has no heir yet.
-fn preempted_of<'a>(world: &'a World, pod: &Pod, owner: &str, taken: &BTreeSet<Key>) -> Option<&'a VramLease> {
+fn preempted_of<'a>(
+    world: &'a World,
+    (pod, name): (&Pod, &str),
+    owner: &str,
+    taken: &BTreeSet<Key>,
+) -> Option<&'a VramLease> {
     let of_owner = |lease: &&VramLease| {
         lease.namespace() == pod.namespace() && lease.spec.subject.owner.as_ref().is_some_and(|o| o.uid == owner)
     };
@@ -145,7 +149,7 @@ fn preempted_of<'a>(world: &'a World, pod: &Pod, owner: &str, taken: &BTreeSet<K
             |heir: &VramLease| heir.spec.queued_at == old.spec.queued_at && heir.spec.preempted > old.spec.preempted;
         // What was noted for this very pod, whose lease could not be made then, is its own.
         let noted = old.status.as_ref().and_then(|status| status.inherited_by.as_ref());
-        noted.is_some_and(|heir| *heir != name_for(pod)) || world.leases.values().filter(of_owner).any(follows)
+        noted.is_some_and(|heir| *heir != *name) || world.leases.values().filter(of_owner).any(follows)
     };
     let mut found: Vec<_> = world
         .leases
@@ -199,6 +203,7 @@ fn placements(
         let placement = Placement {
             node: placement.node.to_string(),
             gpus: gpus.collect(),
+            ram: (!placement.ram.is_zero()).then(|| quantity(placement.ram)),
             epoch: planning.epoch.clone(),
             attempt: before + 1,
             victims: victims.iter().map(LeaseId::to_string).collect(),

@@ -59,7 +59,8 @@ impl Speaker {
         if phase == LeasePhase::Active && !serious && before.phase == Some(LeasePhase::Reserved) {
             return;
         }
-        self.say(serious, &reason, &note, &lease.object_ref(&()));
+        let about = lease.as_ram().map_or_else(|| lease.object_ref(&()), |object| object.object_ref(&()));
+        self.say(serious, &reason, &note, &about);
         if let Some(pod) = pod {
             let place = status
                 .queue
@@ -75,7 +76,7 @@ impl Speaker {
     pub fn evicting(&self, pod: &Pod, reason: EndReason) {
         let note = match reason {
             EndReason::Expired => {
-                "nobody came for its GPU memory in time, and its node gave it to others: the pod is evicted"
+                "nobody came for its memory in time, and its node gave it to others: the pod is evicted"
             }
             EndReason::NodeLost => "the node that it was to run on is gone: the pod is evicted",
             _ => "the time to give its memory back is over: the pod is evicted",

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use memboss_core::{EndReason, LeaseView, Waiting};
-use memboss_crds::{AllocationState, LeasePhase, QueueStatus, VramLease, VramLeaseStatus};
+use memboss_crds::{Allocation, AllocationState, LeasePhase, QueueStatus, VramLease, VramLeaseStatus};
 
 use crate::picture::{Standing, answer};
 
@@ -122,12 +122,7 @@ fn held(lease: &VramLease) -> Word {
     let Some(allocation) = answer(lease) else { return Word::new(LeasePhase::Waiting, "Placed", "placed") };
     let said = allocation.message.clone().unwrap_or_default();
     let reason = allocation.reason.clone().unwrap_or_default();
-    let place = format!(
-        "{} of {} on {}",
-        lease.spec.requested,
-        allocation.display.as_deref().unwrap_or("its GPU"),
-        node(lease)
-    );
+    let place = place(lease, allocation);
     match allocation.state {
         AllocationState::Claimed => {
             let sentence = if said.is_empty() { format!("{place} is being freed for it") } else { said };
@@ -162,6 +157,15 @@ fn held(lease: &VramLease) -> Word {
         ),
         AllocationState::Refused | AllocationState::Ended => Word::new(LeasePhase::Waiting, &reason, said),
     }
+}
+
+/// What it holds or is to hold, and where.
+fn place(lease: &VramLease, allocation: &Allocation) -> String {
+    let gpus = (!lease.spec.slots.is_empty())
+        .then(|| format!("{} of {}", lease.spec.requested, allocation.display.as_deref().unwrap_or("its GPU")));
+    let ram = lease.spec.ram.as_ref().map(|ram| format!("{ram} of RAM"));
+    let all: Vec<_> = gpus.into_iter().chain(ram).collect();
+    format!("{} on {}", all.join(" and "), node(lease))
 }
 
 fn queued(lease: &VramLease, context: &Context) -> Word {
@@ -210,7 +214,7 @@ fn conditions(old: &[Condition], word: &Word, holds: bool, generation: Option<i6
                 .map_or(Time(now), |condition| condition.last_transition_time.clone());
             let (reason, message) = match (kind, holds) {
                 ("Unsatisfiable", false) => {
-                    ("Satisfiable".to_owned(), "the cluster has GPUs that could hold it".to_owned())
+                    ("Satisfiable".to_owned(), "the cluster has memory that could hold it".to_owned())
                 }
                 _ => (word.why.clone(), word.message.clone()),
             };

@@ -9,7 +9,7 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
-use memboss_crds::{LEASED_LABEL, LeasePhase, VramLease};
+use memboss_crds::{LEASED_LABEL, LeasePhase, RamLease, VramLease};
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -32,14 +32,13 @@ pub async fn run(client: &Client) -> Result<()> {
         Err(kube::Error::Api(status)) if status.code == 404 => {}
         other => drop(other.context("failed to close admission")?),
     }
-    let all = Api::<VramLease>::all(client.clone());
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let left = all.list(&ListParams::default()).await.context("failed to list leases")?.items;
+        let left = leases(client).await.context("failed to list leases")?;
         // Each time: the operator may have made one before it saw that admission is closed.
         for lease in left.iter().filter(|lease| lease.metadata.deletion_timestamp.is_none()) {
-            let api = Api::<VramLease>::namespaced(client.clone(), &lease.namespace().unwrap_or_default());
-            drop(api.delete(&lease.name_any(), &DeleteParams::default()).await);
+            let (api, name) = crate::writes::lease_api(client, &crate::world::key(lease));
+            drop(api.delete(&name, &DeleteParams::default()).await);
         }
         if left.is_empty() {
             info!("all leases have ended");
@@ -59,15 +58,23 @@ pub async fn run(client: &Client) -> Result<()> {
     }
 }
 
+/// Of both kinds.
+async fn leases(client: &Client) -> Result<Vec<VramLease>, kube::Error> {
+    let mut all = Api::<VramLease>::all(client.clone()).list(&ListParams::default()).await?.items;
+    let of_ram = Api::<RamLease>::all(client.clone()).list(&ListParams::default()).await?.items;
+    all.extend(of_ram.into_iter().map(VramLease::from));
+    Ok(all)
+}
+
 async fn let_go(client: &Client, left: Vec<VramLease>) -> Result<()> {
     for lease in left {
         let ended = lease.status.as_ref().and_then(|status| status.phase) == Some(LeasePhase::Ended);
         if !ended {
             warn!(lease = lease.name_any(), "its memory is still in use; the lease is let go all the same");
         }
-        let api = Api::<VramLease>::namespaced(client.clone(), &lease.namespace().unwrap_or_default());
+        let (api, name) = crate::writes::lease_api(client, &crate::world::key(&lease));
         let patch = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
-        match api.patch(&lease.name_any(), &PatchParams::default(), &patch).await {
+        match api.patch(&name, &PatchParams::default(), &patch).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             other => drop(other.context("failed to let a lease go")?),
         }

@@ -11,7 +11,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
-use memboss_crds::{MemoryNode, ModelLoad, RamLease, VramLease};
+use memboss_crds::{LeaseKind, MemoryNode, ModelLoad, RAM_MARK, RamLease, VramLease};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -37,8 +37,6 @@ pub enum News {
     /// It is there and cannot be read: what was last known of it goes on to count.
     Unreadable(Kind, Key),
     /// A kind that is not served yet.
-    Ram(Box<RamLease>),
-    /// A kind that is not served yet.
     Model(Box<ModelLoad>),
     /// All of a kind is listed again: what is not told now is gone.
     Again(Kind),
@@ -55,8 +53,19 @@ pub enum Kind {
     Nodes,
     /// Reports of agents.
     Memory,
-    /// Leases.
+    /// Leases of GPU memory.
     Leases,
+    /// Leases of RAM alone.
+    RamLeases,
+}
+
+impl From<LeaseKind> for Kind {
+    fn from(kind: LeaseKind) -> Self {
+        match kind {
+            LeaseKind::Vram => Self::Leases,
+            LeaseKind::Ram => Self::RamLeases,
+        }
+    }
 }
 
 /// Starts all watches; they end when nobody listens.
@@ -65,13 +74,12 @@ pub fn start(client: &Client, news: &mpsc::Sender<News>) {
     kept(Api::all(client.clone()), Kind::Nodes, news, |node| News::Node(Box::new(node)));
     kept(Api::all(client.clone()), Kind::Memory, news, |node| News::Memory(Box::new(node)));
     kept(Api::all(client.clone()), Kind::Leases, news, |lease| News::Lease(Box::new(lease)));
+    kept(Api::all(client.clone()), Kind::RamLeases, news, |lease: RamLease| News::Lease(Box::new(lease.into())));
     let admission = watcher::Config::default().fields(&format!("metadata.name={ADMISSION}"));
     told(Api::all(client.clone()), admission, news, |admission: MutatingWebhookConfiguration| {
         News::Closed(admission.webhooks.is_none_or(|webhooks| webhooks.is_empty()))
     });
-    let all = watcher::Config::default;
-    told(Api::all(client.clone()), all(), news, |lease| News::Ram(Box::new(lease)));
-    told(Api::all(client.clone()), all(), news, |load| News::Model(Box::new(load)));
+    told(Api::all(client.clone()), watcher::Config::default(), news, |load| News::Model(Box::new(load)));
 }
 
 /// What is never looked at need not be kept.
@@ -86,6 +94,7 @@ fn kept_as(kind: Kind, meta: &ObjectMeta) -> Key {
     match kind {
         Kind::Nodes | Kind::Memory => name,
         Kind::Pods | Kind::Leases => format!("{}/{name}", meta.namespace.as_deref().unwrap_or_default()),
+        Kind::RamLeases => format!("{}/{RAM_MARK}{name}", meta.namespace.as_deref().unwrap_or_default()),
     }
 }
 

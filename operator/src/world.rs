@@ -138,6 +138,12 @@ fn of_list(list: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::r
     }
 }
 
+/// A Kubernetes quantity of bytes, rounded up. `None` for text that is none.
+#[must_use]
+pub fn bytes(text: &str) -> Option<u64> {
+    scaled(text, 1)
+}
+
 /// A Kubernetes quantity times `scale`, rounded up. `None` for text that is none.
 fn scaled(text: &str, scale: u64) -> Option<u64> {
     let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());

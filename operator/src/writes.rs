@@ -3,14 +3,15 @@
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt as _};
 use memboss_core::EndReason;
-use memboss_crds::{FINALIZER, LeasePhase, OPERATOR, VramLease, VramLeaseStatus};
+use memboss_crds::{FINALIZER, LeaseKind, LeasePhase, OPERATOR, RamLease, VramLease, VramLeaseStatus, kind_of};
 use serde_json::{Value, json};
 
 use crate::plan::{Act, grace_for};
 use crate::speak::Speaker;
-use crate::world::{Key, World};
+use crate::world::{Key, World, key};
 
 /// What an act needs to know of the object as it was seen.
 #[derive(Clone, Debug, Default)]
@@ -89,10 +90,12 @@ impl Writer {
     /// What the API server said; not for what is gone or was done already.
     pub async fn carry_out(&self, act: Act, seen: Seen) -> Result<Written, kube::Error> {
         match act {
-            Act::Create(lease) => {
-                let api = self.leases(&lease.namespace().unwrap_or_default());
+            Act::Create(of) => {
                 let parameters = PostParams { field_manager: Some(OPERATOR.into()), ..PostParams::default() };
-                passable(api.create(&parameters, &lease).await, &[409])
+                let (api, _) = lease_api(&self.client, &key(of.as_ref()));
+                let object = of.as_ram().map_or_else(|| serde_json::to_value(&of), serde_json::to_value);
+                let object = serde_json::from_value(object.map_err(kube::Error::SerdeError)?);
+                passable(api.create(&parameters, &object.map_err(kube::Error::SerdeError)?).await, &[409])
             }
             Act::Place(key, placement, said) => {
                 // Only onto the lease as it was seen: whoever else decided meanwhile wins.
@@ -101,6 +104,7 @@ impl Writer {
                 // A merge leaves what is not named: the end of an older placement must not end this one.
                 if let Some(fields) = placement.as_object_mut() {
                     fields.entry("withdrawn").or_insert(Value::Null);
+                    fields.entry("ram").or_insert(Value::Null);
                 }
                 let mut status = operators_part(&said);
                 if let Some(fields) = status.as_object_mut() {
@@ -127,20 +131,16 @@ impl Writer {
             },
             Act::Release(key) => self.release(&key, seen.lease.as_ref()).await,
             Act::Forget(key) => {
-                let (namespace, name) = split(&key);
-                passable(self.leases(namespace).delete(name, &DeleteParams::default()).await.map(|_| ()), &[404])
+                let (api, name) = lease_api(&self.client, &key);
+                passable(api.delete(&name, &DeleteParams::default()).await.map(|_| ()), &[404])
             }
         }
     }
 
-    fn leases(&self, namespace: &str) -> Api<VramLease> {
-        Api::namespaced(self.client.clone(), namespace)
-    }
-
     async fn status(&self, key: &Key, patch: &Value) -> Result<Written, kube::Error> {
-        let (namespace, name) = split(key);
+        let (api, name) = lease_api(&self.client, key);
         let parameters = PatchParams { field_manager: Some(OPERATOR.into()), ..PatchParams::default() };
-        passable(self.leases(namespace).patch_status(name, &parameters, &Patch::Merge(patch)).await, &[404, 409])
+        passable(api.patch_status(&name, &parameters, &Patch::Merge(patch)).await, &[404, 409])
     }
 
     async fn open_gate(&self, key: &Key, patch: Value) -> Result<Written, kube::Error> {
@@ -157,10 +157,10 @@ impl Writer {
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let name = pod.name_any();
         let message = match reason {
-            EndReason::Preempted => "its lease of GPU memory is needed elsewhere",
-            EndReason::Expired => "its GPU memory was not there in time; a new pod may get it elsewhere",
+            EndReason::Preempted => "its lease of memory is needed elsewhere",
+            EndReason::Expired => "its memory was not there in time; a new pod may get it elsewhere",
             EndReason::NodeLost => "the node that it was to run on is gone; a new pod may run elsewhere",
-            _ => "its lease of GPU memory has ended",
+            _ => "its lease of memory has ended",
         };
         let condition = json!({ "status": { "conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": format!("Memboss{reason}"),
@@ -198,12 +198,20 @@ impl Writer {
         let Ok(patch) = serde_json::from_value::<json_patch::Patch>(patch) else {
             return Ok(Written::Overtaken);
         };
-        let (namespace, name) = split(key);
-        passable(
-            self.leases(namespace).patch(name, &PatchParams::default(), &Patch::<()>::Json(patch)).await,
-            &[404, 409, 422],
-        )
+        let (api, name) = lease_api(&self.client, key);
+        passable(api.patch(&name, &PatchParams::default(), &Patch::<()>::Json(patch)).await, &[404, 409, 422])
     }
+}
+
+/// Where the lease of that key is written, of whichever kind, and its object's name.
+pub(crate) fn lease_api(client: &Client, key: &str) -> (Api<DynamicObject>, String) {
+    let (namespace, name) = split(key);
+    let (kind, name) = kind_of(name);
+    let resource = match kind {
+        LeaseKind::Vram => ApiResource::erase::<VramLease>(&()),
+        LeaseKind::Ram => ApiResource::erase::<RamLease>(&()),
+    };
+    (Api::namespaced_with(client.clone(), namespace, &resource), name.to_owned())
 }
 
 /// The fields of a status that are the operator's, with nothing said where something is to be taken back.

@@ -290,9 +290,8 @@ impl Node {
             });
             (!request.demand.slots.is_empty() && on_gpu) || (!request.demand.ram.is_zero() && !placement.ram.is_zero())
         };
-        let claimants = self.engine.leases().into_iter().filter(|lease| {
-            lease.phase == Phase::Waiting && lease.placement.is_some()
-        });
+        let claimants =
+            self.engine.leases().into_iter().filter(|lease| lease.phase == Phase::Waiting && lease.placement.is_some());
         let claimants = claimants.map(|lease| lease.id).collect::<Vec<_>>();
         claimants.into_iter().chain(self.engine.queue()).filter(could).collect()
     }
