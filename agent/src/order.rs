@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use memboss_core::{EndReason, LeaseId, Mib, Phase, Placement, Request, Slot, Token};
+use memboss_crds::{LeaseKind, kind_of};
 use serde::{Deserialize, Serialize};
 
 use crate::probes::processes::PodUid;
@@ -72,6 +73,8 @@ pub struct Recorded {
     pub attempt: u32,
     /// Where it was.
     pub gpus: Vec<memboss_core::GpuShare>,
+    /// The host RAM it had.
+    pub ram: Mib,
     /// The token it had.
     pub token: Token,
     /// Why it was stopping, if it was.
@@ -246,10 +249,12 @@ pub fn part_of(container: Option<&ContainerSlots>, shares: &[Mib], leasable: &[M
     container.slots.iter().enumerate().filter_map(|(at, slot)| own(at, *slot)).collect()
 }
 
-/// A lease's id as namespace and name.
+/// The kind of the object that a lease's id stands for, its namespace and its name.
 #[must_use]
-pub fn object_name(lease: &LeaseId) -> (&str, &str) {
-    lease.as_str().split_once('/').unwrap_or(("", lease.as_str()))
+pub fn object_name(lease: &LeaseId) -> (LeaseKind, &str, &str) {
+    let (namespace, name) = lease.as_str().split_once('/').unwrap_or(("", lease.as_str()));
+    let (kind, name) = kind_of(name);
+    (kind, namespace, name)
 }
 
 #[cfg(test)]

@@ -130,6 +130,7 @@ fn what_is_unwanted_is_released_once_and_said_to_be_over_where_nothing_is_held()
 #[test]
 fn what_its_object_says_is_over_is_not_taken_again_after_the_ledger_was_lost() {
     let recorded = |attempt| Recorded {
+        ram: Mib::ZERO,
         state: State::Ended,
         attempt,
         gpus: vec![],

@@ -25,6 +25,7 @@ use memboss_agent_api::v1::{self, PrepareRequest};
 use memboss_core::{
     Class, Demand, GpuShare, GpuUuid, LeaseId, Mib, Moment, NodeName, Placement, Policy, Request, Slot, Span,
 };
+use memboss_crds::LeaseKind;
 use memboss_platform::shutdown::Shutdown;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -100,7 +101,8 @@ impl Bed {
 
     /// All that the API server has to say at first.
     async fn told(&self, orders: Vec<Order>) {
-        for input in [Input::Incarnation("i".into()), Input::Orders(orders), Input::Pods(vec![])] {
+        let (ram, vram) = (Input::Orders(LeaseKind::Ram, vec![]), Input::Orders(LeaseKind::Vram, orders));
+        for input in [Input::Incarnation("i".into()), ram, vram, Input::Pods(vec![])] {
             self.inputs.send(input).await.unwrap();
         }
     }

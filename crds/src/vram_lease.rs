@@ -347,6 +347,9 @@ pub struct Notice {
     /// What must become free on each slot.
     #[serde(default)]
     pub needed: Vec<String>,
+    /// What must become free of its RAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needed_ram: Option<String>,
     /// Time between notice and stop.
     pub deadline_seconds: u64,
     /// When it was told, for people; no decision rests on it.

@@ -146,7 +146,9 @@ fn held(lease: &VramLease) -> Word {
         AllocationState::Revoking => {
             let notice = allocation.notice.clone().unwrap_or_default();
             let whom = notice.preemptor.map(|p| format!(" for {p}")).unwrap_or_default();
-            let needed = notice.needed.join(" + ");
+            let ram = notice.needed_ram.map(|ram| format!("{ram} of RAM"));
+            let of_gpus = notice.needed.iter().filter(|amount| *amount != "0Mi").cloned();
+            let needed = of_gpus.chain(ram).collect::<Vec<_>>().join(" + ");
             let sentence = format!("asked to free {needed}{whom} within {} s", notice.deadline_seconds);
             Word::new(LeasePhase::Revoking, &notice.reason, sentence)
         }

@@ -42,11 +42,11 @@ fn about(cluster: &Cluster, item: &News) -> ObjectReference {
     let api_version = Some("memboss.dev/v1alpha1".to_owned());
     match &item.lease {
         Some(lease) => {
-            let (namespace, name) = object_name(lease);
+            let (kind, namespace, name) = object_name(lease);
             let uid = cluster.snapshots.borrow().leases.get(lease).map(|seen| seen.answered.object.clone());
             ObjectReference {
                 api_version,
-                kind: Some("VramLease".to_owned()),
+                kind: Some(kind.name().to_owned()),
                 namespace: Some(namespace.to_owned()),
                 name: Some(name.to_owned()),
                 uid,

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use memboss_core::{Demand, EndReason, GpuShare, LeaseId, Mib, NodeName, NodeSelector, Placement, Slot, Span, Token};
 use memboss_crds as crds;
-use memboss_crds::{VramLease, gpu_share, quantity};
+use memboss_crds::{VramLease, gpu_share, parse_mib, quantity};
 
 use crate::node::view::LeaseSeen;
 use crate::order::{ContainerSlots, Epoch, Order, Recorded, State, Subject};
@@ -43,7 +43,11 @@ fn read(lease: &VramLease, id: &LeaseId, placed: &crds::Placement) -> Result<Ord
     if gpus.len() != spec.slots.len() {
         return Err(format!("its placement has {} GPU(s) for {} slot(s)", gpus.len(), spec.slots.len()));
     }
-    let demand = Demand { slots: gpus.iter().map(|share| Slot::fixed(share.memory)).collect(), ram: Mib::ZERO };
+    let ram = amount(placed.ram.as_deref())?;
+    if placed.ram != spec.ram {
+        return Err(format!("its placement has {ram} of RAM for {}", amount(spec.ram.as_deref())?));
+    }
+    let demand = Demand { slots: gpus.iter().map(|share| Slot::fixed(share.memory)).collect(), ram };
     let mut request = lease.request(id.clone(), demand);
     request.nodes = NodeSelector::Only([node.clone()].into());
     let deleting = lease.metadata.deletion_timestamp.is_some();
@@ -57,7 +61,7 @@ fn read(lease: &VramLease, id: &LeaseId, placed: &crds::Placement) -> Result<Ord
             name: spec.subject.pod_name.clone(),
         },
         request,
-        placement: Placement { node, gpus, ram: Mib::ZERO },
+        placement: Placement { node, gpus, ram },
         may_preempt: !placed.victims.is_empty(),
         epoch: Epoch { incarnation: placed.epoch.incarnation.clone(), number: placed.epoch.number },
         attempt: placed.attempt,
@@ -66,6 +70,10 @@ fn read(lease: &VramLease, id: &LeaseId, placed: &crds::Placement) -> Result<Ord
         containers,
         recorded: lease.status.as_ref().and_then(|status| status.allocation.as_ref()).map(recorded).transpose()?,
     })
+}
+
+fn amount(written: Option<&str>) -> Result<Mib, String> {
+    written.map_or(Ok(Mib::ZERO), |text| parse_mib(text).map_err(|bad| bad.to_string()))
 }
 
 fn share(uuid: &str, memory: &str) -> Result<GpuShare, String> {
@@ -83,6 +91,7 @@ fn recorded(allocation: &crds::Allocation) -> Result<Recorded, String> {
         state: state_of(allocation.state),
         attempt: allocation.attempt,
         gpus: allocation.gpus.iter().map(|gpu| share(&gpu.uuid, &gpu.memory)).collect::<Result<_, _>>()?,
+        ram: amount(allocation.ram.as_deref())?,
         token: allocation.token.map(|t| Token { epoch: t.epoch, sequence: t.sequence }).unwrap_or_default(),
         reason: allocation.reason.as_deref().and_then(EndReason::from_name),
     })
@@ -147,14 +156,21 @@ pub(super) fn allocation(seen: &LeaseSeen, told: Option<&Told>) -> crds::Allocat
             preemptor_class: notice.class.map(Into::into),
             reason: notice.reason.to_owned(),
             needed: notice.needed.iter().map(|needed| quantity(*needed)).collect(),
+            needed_ram: (!notice.needed_ram.is_zero()).then(|| quantity(notice.needed_ram)),
             deadline_seconds: told.map_or(0, |told| told.span.secs_ceil()),
             sent_at: told.map(|told| told.at.clone()),
         }),
         reason: seen.reason.clone(),
         message: seen.message.clone(),
-        used: (!seen.used.is_empty()).then(|| quantity(seen.used.iter().copied().sum())),
+        used: used(seen).map(quantity),
         over_lease: seen.over,
     }
+}
+
+/// Of GPU memory where the lease has some, of RAM where it has nothing else.
+fn used(seen: &LeaseSeen) -> Option<Mib> {
+    let on_gpus = (!seen.used.is_empty()).then(|| seen.used.iter().copied().sum());
+    on_gpus.or(seen.ram_used.filter(|_| seen.gpus.is_empty()))
 }
 
 #[cfg(test)]

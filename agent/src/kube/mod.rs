@@ -11,6 +11,7 @@ mod watch;
 use std::sync::Arc;
 
 use kube::Client;
+use memboss_crds::{LeaseKind, RamLease, VramLease};
 use memboss_platform::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
@@ -44,7 +45,8 @@ impl std::fmt::Debug for Cluster {
 /// Starts all of it; each part runs until the shutdown.
 pub fn start(cluster: &Cluster, news: mpsc::UnboundedReceiver<News>, tasks: &mut JoinSet<anyhow::Result<()>>) {
     let relisted = Arc::new(tokio::sync::Notify::new());
-    tasks.spawn(watch::leases(cluster.clone(), relisted.clone()));
+    tasks.spawn(watch::leases::<VramLease>(cluster.clone(), LeaseKind::Vram, relisted.clone()));
+    tasks.spawn(watch::leases::<RamLease>(cluster.clone(), LeaseKind::Ram, relisted.clone()));
     tasks.spawn(watch::wishes(cluster.clone()));
     tasks.spawn(watch::incarnation(cluster.clone()));
     tasks.spawn(pods::watch(cluster.clone()));

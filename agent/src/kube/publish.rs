@@ -9,9 +9,10 @@ use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
+use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt as _};
 use memboss_core::LeaseId;
-use memboss_crds::{AGENT, Allocation, FINALIZER, VramLease};
+use memboss_crds::{AGENT, Allocation, FINALIZER, LeaseKind, RamLease, VramLease};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -149,11 +150,15 @@ fn may_go(seen: &LeaseSeen) -> bool {
 }
 
 async fn write(client: &Client, lease: &LeaseId, seen: &LeaseSeen, allocation: &Allocation) -> Result<(), kube::Error> {
-    let (namespace, name) = object_name(lease);
-    let api: Api<VramLease> = Api::namespaced(client.clone(), namespace);
+    let (kind, namespace, name) = object_name(lease);
+    let resource = match kind {
+        LeaseKind::Vram => ApiResource::erase::<VramLease>(&()),
+        LeaseKind::Ram => ApiResource::erase::<RamLease>(&()),
+    };
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
     let patch = json!({
         "apiVersion": "memboss.dev/v1alpha1",
-        "kind": "VramLease",
+        "kind": kind.name(),
         // The UID keeps a later object of the same name from getting this one's state.
         "metadata": {"name": name, "uid": seen.answered.object},
         "status": {"allocation": allocation},
@@ -168,7 +173,7 @@ async fn write(client: &Client, lease: &LeaseId, seen: &LeaseSeen, allocation: &
     if may_go(seen) { take_finalizer_off(&api, name, &seen.answered.object).await } else { Ok(()) }
 }
 
-async fn take_finalizer_off(api: &Api<VramLease>, name: &str, object: &str) -> Result<(), kube::Error> {
+async fn take_finalizer_off(api: &Api<DynamicObject>, name: &str, object: &str) -> Result<(), kube::Error> {
     let Some(lease) = api.get_metadata_opt(name).await? else { return Ok(()) };
     let at = lease.finalizers().iter().position(|finalizer| finalizer == FINALIZER);
     let (Some(at), true) = (at, lease.metadata.uid.as_deref() == Some(object)) else { return Ok(()) };

@@ -1,5 +1,6 @@
 //! What comes from the API server: leases that are placed here, the administrator's wishes for the node, and which installation it is.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,9 +8,10 @@ use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Resource, ResourceExt as _};
 use memboss_core::GpuUuid;
-use memboss_crds::{INCARNATION, MemoryNode, VramLease};
+use memboss_crds::{INCARNATION, LeaseKind, MemoryNode, VramLease};
+use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use super::{Cluster, lease, pause};
@@ -18,31 +20,37 @@ use crate::node::Input;
 /// Pause between two questions for the incarnation that were not answered as hoped.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
-/// Follows the leases that are placed on this node.
-pub(super) async fn leases(cluster: Cluster, relisted: Arc<Notify>) -> anyhow::Result<()> {
-    let api: Api<VramLease> = Api::all(cluster.client.clone());
+/// Follows the leases of one kind that are placed on this node.
+pub(super) async fn leases<K>(cluster: Cluster, kind: LeaseKind, relisted: Arc<Notify>) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = ()> + Into<VramLease> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let api: Api<K> = Api::all(cluster.client.clone());
     let config = watcher::Config::default().fields(&format!("status.placement.node={}", cluster.node));
     let events = kube::runtime::watcher(api, config).default_backoff();
     let node = cluster.node.clone();
     let mut listed = Vec::new();
-    follow(&cluster, "leases", events, |event| match event {
+    follow(&cluster, kind.name(), events, |event| match event {
         Event::Init => {
             listed.clear();
             None
         }
         Event::InitApply(object) => {
-            listed.extend(readable(&object, &node));
+            listed.extend(readable(&object.into(), &node));
             None
         }
         Event::InitDone => {
             relisted.notify_one();
-            Some(Input::Orders(std::mem::take(&mut listed)))
+            Some(Input::Orders(kind, std::mem::take(&mut listed)))
         }
-        Event::Apply(object) => match readable(&object, &node) {
-            Some(order) => Some(Input::Order(Box::new(order))),
-            None => lease::id(&object).ok().map(Input::OrderGone),
-        },
-        Event::Delete(object) => lease::id(&object).ok().map(Input::OrderGone),
+        Event::Apply(object) => {
+            let object = object.into();
+            match readable(&object, &node) {
+                Some(order) => Some(Input::Order(Box::new(order))),
+                None => lease::id(&object).ok().map(Input::OrderGone),
+            }
+        }
+        Event::Delete(object) => lease::id(&object.into()).ok().map(Input::OrderGone),
     })
     .await
 }

@@ -68,7 +68,8 @@ impl Node {
             Err(NoNvml::Load(why)) if self.gpus.is_empty() => tracing::debug!(why, "no GPUs"),
             Err(error) => self.nvml_is_silent(&error.to_string(), now),
         }
-        self.watch_cgroups();
+        self.ram_used = observation.ram_used;
+        self.watch_cgroups(now);
         self.tell_facts();
         self.judge_use(now);
     }
@@ -247,7 +248,7 @@ impl Node {
         let facts = NodeFacts {
             name: self.settings.name.clone(),
             gpus: gpus.collect(),
-            ram: self.ram.leasable(charged),
+            ram: self.ram.leasable(charged, self.promised_and_used()),
             closed: match (&self.hold, self.drains.is_node_closed()) {
                 (Hold::Open, false) => None,
                 (Hold::Open, true) => Some(Closed::Draining),

@@ -22,6 +22,8 @@ use memboss_core::{
     Decision, EndReason, Engine, GpuUuid, LeaseId, Mib, Moment, NodeName, Phase, Policy, Refused, Span, Token,
 };
 
+use memboss_crds::LeaseKind;
+
 use self::admin::AdminInput;
 use self::clients::ClientInput;
 use crate::health::Recovery;
@@ -106,6 +108,17 @@ pub struct Observation {
     pub lineages: BTreeMap<u32, Vec<Process>>,
     /// Host memory, if it can be read.
     pub ram: Option<Ram>,
+    /// What holders of RAM have of it that cannot be dropped; looked at only where [`Node::wants_ram_of`] says.
+    pub ram_used: BTreeMap<LeaseId, Mib>,
+}
+
+/// Who uses the RAM of a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RamUser {
+    /// All processes of that pod.
+    Pod(PodUid),
+    /// That process and those that it began.
+    Process(Process),
 }
 
 /// What the API server says of a pod on this node.
@@ -143,8 +156,8 @@ pub enum Input {
     NvmlSilent,
     /// A GPU reported an error.
     Xid(Xid),
-    /// All placements on this node.
-    Orders(Vec<Order>),
+    /// All placements of that kind on this node.
+    Orders(LeaseKind, Vec<Order>),
     /// One placement, new or changed.
     Order(Box<Order>),
     /// A lease whose object is gone or went to another node.
@@ -254,11 +267,14 @@ pub struct Node {
     pub(crate) gpus: BTreeMap<GpuUuid, GpuState>,
     pub(crate) gpus_read: bool,
     pub(crate) ram: Ram,
+    /// What holders of RAM have of it, by the last look.
+    pub(crate) ram_used: BTreeMap<LeaseId, Mib>,
     pub(crate) holders: BTreeMap<LeaseId, Holder>,
     pub(crate) ended: BTreeMap<LeaseId, Ended>,
     pub(crate) refused: BTreeMap<LeaseId, RefusedOrder>,
     pub(crate) orders: BTreeMap<LeaseId, Order>,
-    pub(crate) orders_known: bool,
+    /// The kinds of which all placements have been told.
+    pub(crate) orders_told: BTreeSet<LeaseKind>,
     pub(crate) pods: BTreeMap<PodUid, PodFact>,
     pub(crate) pods_known: bool,
     /// The last look at the pods' cgroups.
@@ -301,7 +317,7 @@ impl Node {
             Input::Seen(observation) => self.see(*observation, now),
             Input::NvmlSilent => self.nvml_is_silent("NVML does not answer", now),
             Input::Xid(xid) => self.xid(&xid, now),
-            Input::Orders(orders) => self.take_orders(orders),
+            Input::Orders(kind, orders) => self.take_orders(kind, orders),
             Input::Order(order) => drop(self.orders.insert(order.request.id.clone(), *order)),
             Input::OrderGone(lease) => drop(self.orders.remove(&lease)),
             Input::Pods(pods) => self.take_pods(pods),

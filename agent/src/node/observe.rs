@@ -5,19 +5,27 @@ use std::collections::BTreeSet;
 
 use memboss_core::{EndReason, LeaseId, LeaseView, Mib, Moment, Phase};
 
-use super::{Node, PodFact, PodState, Severity};
+use super::{Node, PodFact, PodState, RamUser, Severity};
 use crate::probes::processes::PodUid;
 
 impl Node {
     /// Notes whose cgroup is there; a holder whose cgroup was there and is gone has exited.
-    pub(super) fn watch_cgroups(&mut self) {
+    pub(super) fn watch_cgroups(&mut self, now: Moment) {
         let Some(cgroups) = &self.cgroups else { return };
-        let mut exited = Vec::new();
+        let (mut exited, mut came) = (Vec::new(), Vec::new());
         for (lease, holder) in &mut self.holders {
             if cgroups.contains(&holder.subject.pod) {
-                holder.cgroup_seen = true;
+                // The device plugin tells of a container that gets a GPU; nobody tells of one that has RAM alone.
+                if !std::mem::replace(&mut holder.cgroup_seen, true) && holder.placement.gpus.is_empty() {
+                    came.push(lease.clone());
+                }
             } else if holder.cgroup_seen {
                 exited.push(lease.clone());
+            }
+        }
+        for lease in came {
+            if let Err(refused) = self.engine.activate(&lease, now) {
+                tracing::warn!(%lease, %refused, "its pod is here, and it cannot be held");
             }
         }
         for lease in exited {
@@ -135,6 +143,29 @@ impl Node {
         shares.iter().map(|share| used(&share.uuid)).collect()
     }
 
+    /// Of whom RAM in use is worth looking at: leases that hold some, with the pod or the process that uses it.
+    #[must_use]
+    pub fn wants_ram_of(&self) -> Vec<(LeaseId, RamUser)> {
+        let held = |lease: &LeaseView| {
+            lease.phase.is_charged() && lease.placement.as_ref().is_some_and(|placement| !placement.ram.is_zero())
+        };
+        let user = |lease: LeaseId| {
+            let pod = self.holders.get(&lease).map(|holder| RamUser::Pod(holder.subject.pod.clone()));
+            let process = || self.clients.known.get(&lease).map(|client| RamUser::Process(client.caller.process));
+            pod.or_else(process).map(|user| (lease, user))
+        };
+        self.engine.leases().into_iter().filter(held).filter_map(|lease| user(lease.id)).collect()
+    }
+
+    /// What of the RAM that is promised its holders use already: it is missing in what is available.
+    pub(super) fn promised_and_used(&self) -> Mib {
+        let used = |lease: LeaseView| {
+            let held = lease.placement.filter(|_| lease.phase.is_charged())?.ram;
+            self.ram_used.get(&lease.id).map(|used| held.min(*used))
+        };
+        self.engine.leases().into_iter().filter_map(used).sum()
+    }
+
     /// Use above a lease and use without one: told when it begins; ended after its class's time, if it has one.
     pub(super) fn judge_use(&mut self, now: Moment) {
         let views = self.engine.leases();
@@ -143,18 +174,27 @@ impl Node {
         for lease in charged {
             let shares = lease.placement.as_ref().map(|p| p.gpus.as_slice()).unwrap_or_default();
             let used = self.used_by(&lease.id);
-            if shares.iter().zip(&used).any(|(share, used)| *used > share.memory) {
+            let ram = lease.placement.as_ref().map(|placement| placement.ram).unwrap_or_default();
+            let ram_used = self.ram_used.get(&lease.id).copied().unwrap_or_default();
+            let what = if shares.iter().zip(&used).any(|(share, used)| *used > share.memory) {
                 let leased: Mib = shares.iter().map(|share| share.memory).sum();
-                over.push((lease.id.clone(), lease.class, used.into_iter().sum::<Mib>(), leased));
-            }
+                format!(
+                    "{} of GPU memory and leased {leased}: what is above counts as foreign",
+                    used.iter().copied().sum::<Mib>()
+                )
+            } else if ram_used > ram && !ram.is_zero() {
+                format!("{ram_used} of RAM and leased {ram}")
+            } else {
+                continue;
+            };
+            over.push((lease.id.clone(), lease.class, what));
         }
         let names: BTreeSet<_> = over.iter().map(|(lease, ..)| lease.clone()).collect();
         self.over_since.retain(|lease, _| names.contains(lease));
-        for (lease, class, used, leased) in over {
+        for (lease, class, what) in over {
             if !self.over_since.contains_key(&lease) {
                 self.over_since.insert(lease.clone(), now);
-                let message = format!("uses {used} of GPU memory and leased {leased}: what is above counts as foreign");
-                self.tell(Some(&lease), Severity::Warning, "OverLease", message);
+                self.tell(Some(&lease), Severity::Warning, "OverLease", format!("uses {what}"));
             }
             let since = self.over_since.get(&lease).copied().unwrap_or(now);
             if self.settings.over_lease[class.rank()].is_some_and(|limit| now.since(since) >= limit) {

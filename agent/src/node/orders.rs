@@ -2,14 +2,22 @@
 
 use memboss_core::{Admission, EndReason, LeaseId, Moment, NodeSelector, Phase, Refused};
 
+use memboss_crds::LeaseKind;
+
 use super::{Hold, Node, RefusedOrder, Severity};
-use crate::order::{Action, Answered, Epoch, Held, Order, State, judge};
+use crate::order::{Action, Answered, Epoch, Held, Order, State, judge, object_name};
 use crate::store::{Ended, Holder};
 
 impl Node {
-    pub(super) fn take_orders(&mut self, orders: Vec<Order>) {
-        self.orders_known = true;
-        self.orders = orders.into_iter().map(|order| (order.request.id.clone(), order)).collect();
+    pub(super) fn take_orders(&mut self, kind: LeaseKind, orders: Vec<Order>) {
+        self.orders_told.insert(kind);
+        self.orders.retain(|lease, _| object_name(lease).0 != kind);
+        self.orders.extend(orders.into_iter().map(|order| (order.request.id.clone(), order)));
+    }
+
+    /// Whether the API server has told all that it wants of this node.
+    pub(super) fn orders_known(&self) -> bool {
+        [LeaseKind::Vram, LeaseKind::Ram].iter().all(|kind| self.orders_told.contains(kind))
     }
 
     /// The installation that the API server says it is: placements of it are heard, whatever came before; others are of the past.
@@ -86,7 +94,12 @@ impl Node {
             (_, _, _, Some(ended)) => Held::Ended { answered: &ended.answered },
             _ => Held::Nothing,
         };
-        judge(order, &held, self.floor.as_ref(), self.hold == Hold::Open && self.orders_known && !self.plugin_is_away())
+        judge(
+            order,
+            &held,
+            self.floor.as_ref(),
+            self.hold == Hold::Open && self.orders_known() && !self.plugin_is_away(),
+        )
     }
 
     /// A pod that reaches the kubelet while the device plugin is away Fails for good: until it is back, nothing new is sent there.
@@ -125,7 +138,7 @@ impl Node {
 
     /// Once the API server has told all: what has no object any more and no holder yet is given back; a holder that is there stays until it goes.
     fn forget_what_nobody_asks_for(&mut self) {
-        if !self.orders_known {
+        if !self.orders_known() {
             return;
         }
         self.refused.retain(|lease, _| self.orders.contains_key(lease));

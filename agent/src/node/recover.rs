@@ -1,7 +1,7 @@
 //! How a node begins: with the ledger of this boot, after a reboot, or with its ledger lost. In the last two nothing is granted until the API server
 //! has told which leases belong to pods that are bound here, and these have their memory again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use memboss_core::{EndReason, Engine, LeaseRecord, Moment, Phase, Placement, Policy, Refused, Slot, Token};
 
@@ -98,11 +98,12 @@ impl Node {
             gpus: BTreeMap::new(),
             gpus_read: false,
             ram: Ram::default(),
+            ram_used: BTreeMap::new(),
             holders: ledger.holders,
             ended: ledger.ended,
             refused: BTreeMap::new(),
             orders: BTreeMap::new(),
-            orders_known: false,
+            orders_told: BTreeSet::new(),
             pods: BTreeMap::new(),
             pods_known: false,
             cgroups: None,
@@ -175,7 +176,7 @@ impl Node {
             (Hold::Rebuilding(_), _) => Lost::Boot,
             (Hold::Quarantine, Cluster::Kubernetes) => Lost::Ledger,
         };
-        if !(self.orders_known && self.pods_known) {
+        if !(self.orders_known() && self.pods_known) {
             return;
         }
         let mut all_placed = true;
@@ -211,8 +212,9 @@ impl Node {
             }
             _ => return true,
         };
-        let placement = Placement { gpus: recorded.gpus.clone(), ..order.placement.clone() };
+        let placement = Placement { gpus: recorded.gpus.clone(), ram: recorded.ram, ..order.placement.clone() };
         let mut request = order.request.clone();
+        request.demand.ram = recorded.ram;
         request.demand.slots = recorded.gpus.iter().map(|share| Slot::fixed(share.memory)).collect();
         request.gpus.models.clear();
         request.gpus.uuids = recorded.gpus.iter().map(|share| share.uuid.clone()).collect();
@@ -252,6 +254,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use memboss_core::Mib;
 
     #[test]
     fn what_becomes_of_a_lease_depends_on_its_record_its_pod_and_what_was_lost() {
@@ -286,6 +289,7 @@ mod tests {
                 state,
                 attempt: 1,
                 gpus: vec![],
+                ram: Mib::ZERO,
                 token: Token::default(),
                 reason: Some(EndReason::Preempted),
             };

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use memboss_core::Moment;
+use memboss_core::{LeaseId, Mib, Moment};
 use memboss_platform::shutdown::Shutdown;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::view::Snapshot;
-use super::{Input, News, Node, Observation};
+use super::{Input, News, Node, Observation, RamUser};
 use crate::order::Epoch;
 use crate::probes::nvml::{Prober, Reading};
 use crate::probes::pods::PodCgroups;
@@ -224,7 +224,22 @@ impl Task {
             self.eyes.processes.keep_only(&pids);
         }
         let ram = meminfo::observe(&self.eyes.meminfo).ok();
-        Input::Seen(Box::new(Observation { began: look.began, pods: look.pods, reading, owners, lineages, ram }))
+        let ram_used = self.ram_used();
+        let (began, pods) = (look.began, look.pods);
+        Input::Seen(Box::new(Observation { began, pods, reading, owners, lineages, ram, ram_used }))
+    }
+
+    /// What those who lease RAM have of it.
+    fn ram_used(&self) -> BTreeMap<LeaseId, Mib> {
+        let users = self.node.wants_ram_of();
+        let pods =
+            users.iter().filter_map(|(_, user)| if let RamUser::Pod(pod) = user { Some(pod.clone()) } else { None });
+        let by_pod = self.eyes.cgroups.ram(&pods.collect());
+        let used = |user: &RamUser| match user {
+            RamUser::Pod(pod) => by_pod.get(pod).copied(),
+            RamUser::Process(process) => self.eyes.processes.ram(*process),
+        };
+        users.into_iter().filter_map(|(lease, user)| used(&user).map(|used| (lease, used))).collect()
     }
 
     /// Writes what changed, then answers and publishes; what could not be written is told to nobody.

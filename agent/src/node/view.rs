@@ -116,6 +116,8 @@ pub struct LeaseSeen {
     pub message: Option<String>,
     /// What its holder uses, slot by slot.
     pub used: Vec<Mib>,
+    /// What its holder has of host RAM, if it leases some.
+    pub ram_used: Option<Mib>,
     /// It uses more than it holds.
     pub over: bool,
     /// Its object is being deleted.
@@ -156,6 +158,8 @@ pub struct NoticeSeen {
     pub reason: &'static str,
     /// What must become free on each slot.
     pub needed: Vec<Mib>,
+    /// What must become free of its RAM.
+    pub needed_ram: Mib,
     /// When the next rung is due.
     pub deadline: Moment,
 }
@@ -323,6 +327,7 @@ impl Node {
             reason,
             message,
             used: if view.phase.is_charged() { self.used_by(&view.id) } else { Vec::new() },
+            ram_used: self.ram_used.get(&view.id).copied(),
             over: self.over_since.contains_key(&view.id),
             deleting: false,
             position: if view.phase == Phase::Waiting { self.engine.position(&view.id).ok() } else { None },
@@ -340,6 +345,7 @@ fn notice_seen(view: &memboss_core::LeaseView) -> Option<NoticeSeen> {
         class: notice.class,
         reason: notice.reason.name(),
         needed: notice.needed.clone(),
+        needed_ram: notice.needed_ram,
         deadline: notice.deadline,
     })
 }
@@ -357,6 +363,7 @@ fn closed(answered: &Answered, state: State, why: (String, String)) -> LeaseSeen
         reason: Some(why.0),
         message: Some(why.1),
         used: Vec::new(),
+        ram_used: None,
         over: false,
         deleting: false,
         position: None,

@@ -39,12 +39,13 @@ fn parse(text: &str) -> Option<Ram> {
 }
 
 impl Ram {
-    /// What can be leased while `charged` is leased already: what is available beside a reserve for the system, and never more than it was when
-    /// nobody used what they leased. Conservative: a lease whose holder uses it is counted in `charged` and missing in `available`.
+    /// What can be leased in all, while `charged` is leased, of which holders use `used` already: what is available and what is used by leases, beside a
+    /// reserve for the system. Never less than what is promised: who uses RAM without a lease stops new ones and ends none.
     #[must_use]
-    pub fn leasable(self, charged: Mib) -> Mib {
+    pub fn leasable(self, charged: Mib, used: Mib) -> Mib {
         let reserve = RESERVE.max(Mib::from_mib(self.total.mib() / 50));
-        self.available.minus(reserve).max(charged).round_down_to(STEP)
+        let there = self.available.plus(used).min(self.total);
+        there.minus(reserve).round_down_to(STEP).max(charged)
     }
 }
 
@@ -56,8 +57,12 @@ mod tests {
     fn what_can_be_leased_leaves_a_reserve() {
         let ram = parse("MemTotal:       24683520 kB\nMemFree:  1 kB\nMemAvailable:   23617000 kB\n").unwrap();
         assert_eq!(ram.total, Mib::from_mib(24_105));
-        assert_eq!(ram.leasable(Mib::ZERO), Mib::from_mib(22_528));
-        assert_eq!(Ram { total: ram.total, available: Mib::ZERO }.leasable(Mib::from_mib(4096)), Mib::from_mib(4096));
+        let gib = |gib: u64| Mib::from_mib(gib * 1024);
+        assert_eq!(ram.leasable(Mib::ZERO, Mib::ZERO), Mib::from_mib(22_528));
+        assert_eq!(Ram { total: ram.total, available: Mib::ZERO }.leasable(gib(4), Mib::ZERO), gib(4));
+        // Who uses what it leased takes nothing from the others: 8 GiB leased and in use leave what was left before.
+        let in_use = Ram { available: ram.available.minus(gib(8)), ..ram };
+        assert_eq!(in_use.leasable(gib(8), gib(8)), ram.leasable(gib(8), Mib::ZERO));
         assert!(parse("MemTotal: 1 kB\n").is_none());
     }
 }

@@ -1,8 +1,10 @@
 //! Which pods have a cgroup on this node: a pod whose directory is gone has no process left. It cannot tell a pod that has not begun from one
 //! that is over; whoever asks remembers what was seen.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use memboss_core::Mib;
 
 use super::Unreadable;
 use super::processes::{PodUid, is_kubepods, is_quality, pod_directory};
@@ -51,6 +53,24 @@ impl PodCgroups {
         }
     }
 
+    /// What these pods have of RAM that cannot be dropped: their own pages and shared memory. Who has no figure is left out.
+    #[must_use]
+    pub fn ram(&self, of: &BTreeSet<PodUid>) -> BTreeMap<PodUid, Mib> {
+        let mut used = BTreeMap::new();
+        for root in self.kubepods().unwrap_or_default() {
+            for name in directories(&root).unwrap_or_default() {
+                let inside =
+                    if is_quality(&name) { directories(&root.join(&name)).unwrap_or_default() } else { Vec::new() };
+                let inside = inside.into_iter().map(|pod| (root.join(&name).join(&pod), pod));
+                for (path, pod) in std::iter::once((root.join(&name), name.clone())).chain(inside) {
+                    let wanted = pod_directory(&pod).filter(|uid| of.contains(uid));
+                    used.extend(wanted.zip(ram_in(&path)));
+                }
+            }
+        }
+        used
+    }
+
     /// The kubepods directories: at the root itself (version 2), or below one controller's (version 1), perhaps one level further down.
     fn kubepods(&self) -> Result<Vec<PathBuf>, Unreadable> {
         let direct = kubepods_in(&self.root)?;
@@ -65,6 +85,17 @@ impl PodCgroups {
         }
         Ok(Vec::new())
     }
+}
+
+/// `anon` and `shmem` of a version 2 group; `total_rss` and `total_shmem` of a version 1 group, with all below it.
+fn ram_in(group: &Path) -> Option<Mib> {
+    let text = std::fs::read_to_string(group.join("memory.stat")).ok()?;
+    let figure = |names: [&str; 2]| {
+        let line = text.lines().find_map(|line| line.split_once(' ').filter(|(name, _)| names.contains(name)));
+        line.and_then(|(_, bytes)| bytes.parse::<u64>().ok())
+    };
+    let own = figure(["anon", "total_rss"])?;
+    Some(Mib::from_bytes_ceil(own.saturating_add(figure(["shmem", "total_shmem"]).unwrap_or_default())))
 }
 
 fn kubepods_in(dir: &Path) -> Result<Vec<PathBuf>, Unreadable> {
@@ -119,6 +150,25 @@ mod tests {
             std::fs::create_dir_all(root.path().join(&path)).unwrap();
             let pods = PodCgroups::new(root.path()).observe().unwrap();
             assert_eq!(pods.into_iter().map(|uid| uid.0).collect::<Vec<_>>(), [UID], "{path}");
+        }
+    }
+
+    #[test]
+    fn the_ram_of_a_pod_is_what_cannot_be_dropped() {
+        for (path, text) in [
+            (format!("kubepods/burstable/pod{UID}"), "anon 3145728\nfile 9999999999\nshmem 1048576\n"),
+            (
+                format!("memory/kubepods/pod{UID}"),
+                "cache 9\nrss 1\ntotal_cache 9999999999\ntotal_rss 3145728\ntotal_shmem 1048576\n",
+            ),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            std::fs::create_dir_all(root.path().join(&path)).unwrap();
+            std::fs::write(root.path().join(&path).join("memory.stat"), text).unwrap();
+            let pods = PodCgroups::new(root.path());
+            let wanted = BTreeSet::from([PodUid(UID.into())]);
+            assert_eq!(pods.ram(&wanted), BTreeMap::from([(PodUid(UID.into()), Mib::from_mib(4))]), "{path}");
+            assert!(pods.ram(&BTreeSet::new()).is_empty());
         }
     }
 

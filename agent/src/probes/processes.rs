@@ -1,8 +1,10 @@
 //! Which pod a process belongs to, by its cgroup. It never looks at a name that the process could choose itself: the search runs from the
 //! kubepods root downward and takes the first pod directory, so that a nested cgroup that looks like a pod's cannot stand in for one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+
+use memboss_core::Mib;
 
 use super::{Unreadable, read};
 
@@ -115,6 +117,12 @@ impl Processes {
         lineage(&self.proc_root, pid)
     }
 
+    /// What that process and those that it began have of RAM that cannot be dropped; `None` once it is gone.
+    #[must_use]
+    pub fn ram(&self, of: Process) -> Option<Mib> {
+        (self.start_time(of.pid).ok()? == of.started).then(|| ram_of_family(&self.proc_root, of.pid))
+    }
+
     /// Forgets all but those processes.
     pub fn keep_only(&mut self, pids: &std::collections::BTreeSet<u32>) {
         self.known.retain(|pid, _| pids.contains(pid));
@@ -166,6 +174,8 @@ pub fn command(proc_root: &Path, pid: u32) -> String {
 
 /// More generations than that nobody has.
 const GENERATIONS: usize = 32;
+/// Of more processes than that of one family nobody's RAM is summed up.
+const FAMILY: usize = 4096;
 
 /// A process and those that it descends from, the nearest first.
 #[must_use]
@@ -178,6 +188,28 @@ pub fn lineage(proc_root: &Path, pid: u32) -> Vec<Process> {
         next = stat_field(proc_root, pid, 1).ok().and_then(|parent| u32::try_from(parent).ok());
     }
     line
+}
+
+/// Own pages and shared memory of a process and of all that descend from it. One that ends meanwhile has none.
+fn ram_of_family(proc_root: &Path, first: u32) -> Mib {
+    let (mut sum, mut next, mut seen) = (0_u64, vec![first], BTreeSet::new());
+    while let Some(pid) = next.pop().filter(|_| seen.len() < FAMILY) {
+        if !seen.insert(pid) {
+            continue;
+        }
+        let process = proc_root.join(pid.to_string());
+        let status = read(&process.join("status")).unwrap_or_default();
+        let kib = |name: &str| {
+            let rest = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            rest.trim().trim_end_matches("kB").trim_end().parse::<u64>().unwrap_or_default()
+        };
+        sum = sum.saturating_add(kib("RssAnon:")).saturating_add(kib("RssShmem:"));
+        for task in std::fs::read_dir(process.join("task")).into_iter().flatten().flatten() {
+            let children = read(&task.path().join("children")).unwrap_or_default();
+            next.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+    }
+    Mib::from_bytes_ceil(sum.saturating_mul(1024))
 }
 
 fn owner_of(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {

@@ -113,7 +113,7 @@ fn a_claim_and_its_notice_survive_a_restart_and_tokens_only_grow() {
     assert_eq!(play.state("v"), Some(State::Revoking));
     assert_eq!(play.snapshot().agent_epoch, before.agent_epoch + 1);
     play.look();
-    play.step(Input::Orders(vec![order("v", Class::Batch, 20), order("p", Class::Urgent, 20)]));
+    play.told(vec![order("v", Class::Batch, 20), order("p", Class::Urgent, 20)]);
     assert_eq!((play.state("p"), play.state("v")), (Some(State::Claimed), Some(State::Revoking)));
     play.stop("v");
     assert_eq!(play.state("p"), Some(State::Reserved));
@@ -141,6 +141,7 @@ fn after_a_reboot_bound_pods_have_their_memory_before_anybody_else() {
     play.look();
     let recorded = |pod: &str, state| Order {
         recorded: Some(Recorded {
+            ram: Mib::ZERO,
             state,
             attempt: 1,
             gpus: order(pod, Class::Low, 16).placement.gpus,
@@ -150,7 +151,7 @@ fn after_a_reboot_bound_pods_have_their_memory_before_anybody_else() {
         ..order(pod, Class::Low, 16)
     };
     let waiter = Order { may_preempt: false, ..order("w", Class::Urgent, 16) };
-    play.step(Input::Orders(vec![recorded("a", State::Active), recorded("gone", State::Active), waiter.clone()]));
+    play.told(vec![recorded("a", State::Active), recorded("gone", State::Active), waiter.clone()]);
     assert_eq!((play.state("a"), play.state("w")), (None, None), "pods are not known yet");
     assert!(matches!(play.prepare("a"), Err(Denied::NotNow(_))));
     let live = |pod: &str| PodFact { uid: uid(pod), namespace: "ns".into(), name: pod.into(), state: PodState::Live };
@@ -165,13 +166,14 @@ fn after_a_reboot_bound_pods_have_their_memory_before_anybody_else() {
 fn a_reboot_waits_for_nvml_before_it_gives_a_lease_up() {
     let mut play = Play::begin(Start::AfterReboot(Marker { boot_id: "boot-0".into(), ..Marker::default() }));
     let recorded = Recorded {
+        ram: Mib::ZERO,
         state: State::Active,
         attempt: 1,
         gpus: order("a", Class::Low, 16).placement.gpus,
         token: Token::default(),
         reason: None,
     };
-    play.step(Input::Orders(vec![Order { recorded: Some(recorded), ..order("a", Class::Low, 16) }]));
+    play.told(vec![Order { recorded: Some(recorded), ..order("a", Class::Low, 16) }]);
     play.step(Input::Pods(vec![PodFact {
         uid: uid("a"),
         namespace: "ns".into(),
@@ -191,6 +193,7 @@ fn a_lost_ledger_is_rebuilt_with_everything_charged_that_may_be_in_use() {
     play.look();
     let recorded = |pod: &str, state| Order {
         recorded: Some(Recorded {
+            ram: Mib::ZERO,
             state,
             attempt: 1,
             gpus: order(pod, Class::Normal, 8).placement.gpus,
@@ -201,7 +204,7 @@ fn a_lost_ledger_is_rebuilt_with_everything_charged_that_may_be_in_use() {
     };
     assert!(play.snapshot().hold.unwrap().contains("quarantine"));
     play.step(Input::Incarnation("i".into()));
-    play.step(Input::Orders(vec![recorded("a", State::Reserved), order("b", Class::Normal, 1)]));
+    play.told(vec![recorded("a", State::Reserved), order("b", Class::Normal, 1)]);
     let fact = PodFact { uid: uid("a"), namespace: "ns".into(), name: "a".into(), state: PodState::Live };
     play.step(Input::Pods(vec![fact]));
     assert_eq!((play.state("a"), play.state("b")), (Some(State::Active), Some(State::Reserved)));

@@ -20,6 +20,7 @@ struct Play {
     /// pid, pod, GiB.
     processes: Vec<(u32, &'static str, u64)>,
     gpu: Result<(), String>,
+    ram_used: BTreeMap<LeaseId, Mib>,
 }
 
 fn settings(cluster: Cluster) -> Settings {
@@ -70,7 +71,7 @@ impl Play {
 
     fn begin_in(start: Start, cluster: Cluster) -> Self {
         let node = Node::new(settings(cluster), start, Moment::from_millis(1000));
-        Self { node, now: 1000, pods: BTreeSet::new(), processes: Vec::new(), gpu: Ok(()) }
+        Self { node, now: 1000, pods: BTreeSet::new(), processes: Vec::new(), gpu: Ok(()), ram_used: BTreeMap::new() }
     }
 
     /// On a node that has been told everything and holds nothing.
@@ -78,10 +79,16 @@ impl Play {
         let mut play = Self::begin(Start::First);
         play.look();
         play.step(Input::Incarnation("i".into()));
-        play.step(Input::Orders(vec![]));
+        play.told(vec![]);
         play.step(Input::Pods(vec![]));
         assert_eq!(play.node.hold, Hold::Open);
         play
+    }
+
+    /// All placements of both kinds.
+    fn told(&mut self, orders: Vec<Order>) {
+        self.step(Input::Orders(LeaseKind::Ram, vec![]));
+        self.step(Input::Orders(LeaseKind::Vram, orders));
     }
 
     fn step(&mut self, input: Input) {
@@ -117,6 +124,7 @@ impl Play {
             reading: Ok(Sample { started: began, gpus }),
             lineages: Default::default(),
             owners,
+            ram_used: self.ram_used.clone(),
             ram: Some(Ram { total: Mib::from_mib(64 << 10), available: Mib::from_mib(32 << 10) }),
         }
     }
@@ -181,3 +189,4 @@ const LEASABLE: u64 = 24 * 1024 - 512 - 256;
 
 mod holding;
 mod life;
+mod ram;

@@ -1,0 +1,141 @@
+//! Leases of host RAM: alone, and in one grant with GPU memory.
+
+use super::*;
+
+/// Of 32 GiB that are available on a machine of 64 one fiftieth stays for the system.
+const LEASABLE_RAM: u64 = 32 * 1024 - 64 * 1024 / 50;
+
+fn gib(gib: u64) -> Mib {
+    Mib::from_mib(gib * 1024)
+}
+
+fn ram_id(pod: &str) -> LeaseId {
+    LeaseId::new(format!("ns/ram:{pod}")).unwrap()
+}
+
+fn ram_order(pod: &str, class: Class, ram: u64) -> Order {
+    let demand = Demand { slots: vec![], ram: gib(ram) };
+    let node = NodeName::new("n1").unwrap();
+    Order {
+        request: Request::new(ram_id(pod), class, demand, Moment::default()),
+        placement: Placement { node, gpus: vec![], ram: gib(ram) },
+        containers: BTreeMap::new(),
+        ..order(pod, class, 1)
+    }
+}
+
+impl Play {
+    fn state_of(&self, lease: &LeaseId) -> State {
+        self.snapshot().leases[lease].state
+    }
+
+    /// Its pod's cgroup appears, and it uses so much.
+    fn ram_starts(&mut self, pod: &str, used: u64) {
+        self.pods.insert(uid(pod));
+        self.ram_used.insert(ram_id(pod), gib(used));
+        self.look();
+    }
+
+    fn ram_ends(&mut self, pod: &str) {
+        self.pods.remove(&uid(pod));
+        self.ram_used.remove(&ram_id(pod));
+        self.look();
+        self.look();
+    }
+}
+
+#[test]
+fn a_lease_of_ram_is_active_when_its_pod_is_seen_and_over_when_that_is_gone() {
+    let mut play = Play::ready();
+    play.order(ram_order("a", Class::Normal, 8));
+    assert_eq!(play.state_of(&ram_id("a")), State::Reserved);
+    play.ram_starts("a", 3);
+    assert_eq!(play.state_of(&ram_id("a")), State::Active);
+    assert_eq!(play.snapshot().ram.leased, gib(8));
+    play.ram_ends("a");
+    assert_eq!((play.state_of(&ram_id("a")), play.snapshot().ram.leased), (State::Ended, Mib::ZERO));
+}
+
+#[test]
+fn more_ram_than_is_there_is_refused_and_gpus_have_no_part_in_it() {
+    let mut play = Play::ready();
+    play.order(ram_order("a", Class::Normal, 40));
+    let seen = play.snapshot().leases[&ram_id("a")].clone();
+    assert_eq!((seen.state, seen.reason.as_deref()), (State::Refused, Some("NoRoom")), "{seen:?}");
+}
+
+#[test]
+fn a_lost_gpu_stops_no_lease_of_ram() {
+    let mut play = Play::ready();
+    play.order(ram_order("a", Class::Normal, 8));
+    play.ram_starts("a", 3);
+    play.gpu = Err("fell off the bus".into());
+    play.ram_ends("a");
+    assert_eq!(play.state_of(&ram_id("a")), State::Ended);
+}
+
+#[test]
+fn ram_in_use_by_those_who_leased_it_is_not_counted_twice() {
+    let mut play = Play::ready();
+    let leasable = |play: &Play| play.snapshot().ram.leasable.mib();
+    assert!(leasable(&play).abs_diff(LEASABLE_RAM) <= 64, "{}", leasable(&play));
+    let before = leasable(&play);
+    play.order(ram_order("a", Class::Normal, 8));
+    play.ram_starts("a", 8);
+    // The machine says the same is available; 8 GiB of it would be there without the lease.
+    assert_eq!(leasable(&play), before + 8 * 1024);
+    assert!(!play.snapshot().leases[&ram_id("a")].over);
+    play.ram_starts("a", 9);
+    assert!(play.snapshot().leases[&ram_id("a")].over);
+    assert_eq!(leasable(&play), before + 8 * 1024, "what is above its lease is nobody's gift");
+}
+
+#[test]
+fn a_higher_class_gets_ram_from_a_lower_one_after_a_notice_and_once_its_pod_is_gone() {
+    let mut play = Play::ready();
+    play.order(ram_order("low", Class::Batch, 24));
+    play.ram_starts("low", 4);
+    play.order(ram_order("high", Class::Urgent, 24));
+    let told = play.snapshot().leases[&ram_id("low")].clone();
+    assert_eq!((told.state, told.notice.unwrap().needed_ram > Mib::ZERO), (State::Revoking, true));
+    assert_eq!(play.state_of(&ram_id("high")), State::Claimed);
+    play.later(60);
+    assert_eq!(play.state_of(&ram_id("low")), State::Stopping);
+    assert_eq!(play.state_of(&ram_id("high")), State::Claimed, "not before the memory is seen free");
+    play.ram_ends("low");
+    assert_eq!(play.state_of(&ram_id("high")), State::Reserved);
+}
+
+#[test]
+fn gpu_memory_and_ram_of_one_lease_come_together_or_not_at_all() {
+    let mut play = Play::ready();
+    let both = |pod: &str, vram: u64, ram: u64| {
+        let mut order = order(pod, Class::Normal, vram);
+        order.request.demand.ram = gib(ram);
+        order.placement.ram = gib(ram);
+        order
+    };
+    play.order(both("a", 4, 20));
+    assert_eq!((play.state_of(&id("a")), play.snapshot().ram.leased), (State::Reserved, gib(20)));
+    play.order(both("b", 4, 20));
+    assert_eq!(play.state_of(&id("b")), State::Refused, "the GPU has room, the host has not");
+    assert_eq!(play.snapshot().gpus[0].leased, gib(4));
+}
+
+#[test]
+fn nothing_is_granted_before_the_leases_of_both_kinds_are_known() {
+    let mut play = Play::begin(Start::First);
+    play.look();
+    play.step(Input::Incarnation("i".into()));
+    play.step(Input::Pods(vec![]));
+    play.step(Input::Orders(LeaseKind::Vram, vec![]));
+    assert_ne!(play.node.hold, Hold::Open);
+    play.step(Input::Orders(LeaseKind::Ram, vec![]));
+    assert_eq!(play.node.hold, Hold::Open);
+    // Told anew, one kind says nothing of the other.
+    play.order(ram_order("a", Class::Normal, 8));
+    play.told(vec![]);
+    play.step(Input::Orders(LeaseKind::Ram, vec![ram_order("a", Class::Normal, 8)]));
+    play.step(Input::Orders(LeaseKind::Vram, vec![]));
+    assert_eq!(play.state_of(&ram_id("a")), State::Reserved);
+}
