@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration};
 
-use crate::world::{Amounts, NodeInfo, World, requests};
+use crate::world::{Amounts, NodeInfo, World, besides_lease};
 
 /// Nodes for a pod, and why the others will not do (counted).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl<'a> Shapes<'a> {
             selector: spec.node_selector.as_ref(),
             affinity: spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref()),
             tolerations: spec.tolerations.as_ref(),
-            need: requests(spec),
+            need: besides_lease(pod),
         };
         if let Some((_, found)) = self.known.iter().find(|(known, _)| *known == shape) {
             return found.clone();
@@ -77,8 +77,7 @@ impl<'a> Shapes<'a> {
 #[must_use]
 pub fn eligible(world: &World, taken: &BTreeMap<String, Amounts>, pod: &Pod) -> Eligible {
     let mut found = Eligible::default();
-    let Some(spec) = pod.spec.as_ref() else { return found };
-    let need = requests(spec);
+    let need = besides_lease(pod);
     for name in world.memory.keys() {
         let why = match world.nodes.get(name) {
             None => Some("not a node of the cluster".to_owned()),

@@ -13,7 +13,7 @@ use memboss_crds::{Allocation, AllocationState, Health, MemoryNode, VramLease, g
 
 use crate::eligibility::{Eligible, Shapes};
 use crate::plan::Lately;
-use crate::world::{Amounts, Key, World, gate, is_over, requests};
+use crate::world::{Amounts, Key, World, besides_lease, gate, is_over};
 
 /// How a lease stands, read from its object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,7 +105,8 @@ pub fn paint(world: &World, lately: &Lately, now: Moment) -> Picture {
         taken: taken(world),
     };
     for (name, node) in &world.memory {
-        if let Some(facts) = node_facts(world, name, node) {
+        let taken = picture.taken.get(name).copied().unwrap_or_default();
+        if let Some(facts) = node_facts(world, name, node, taken) {
             picture.engine.set_node(&facts);
         }
     }
@@ -181,17 +182,14 @@ fn taken(world: &World) -> BTreeMap<String, Amounts> {
         let placed = lease.status.as_ref().and_then(|status| status.placement.as_ref());
         let (Some(placed), Some(pod)) = (placed, world.pod_of(lease)) else { continue };
         let bound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-        if !bound
-            && matches!(stands(world, lease), Standing::Asked | Standing::Held)
-            && let Some(spec) = pod.spec.as_ref()
-        {
-            add(&placed.node, requests(spec));
+        if !bound && matches!(stands(world, lease), Standing::Asked | Standing::Held) {
+            add(&placed.node, besides_lease(pod));
         }
     }
     taken
 }
 
-fn node_facts(world: &World, name: &str, node: &MemoryNode) -> Option<NodeFacts> {
+fn node_facts(world: &World, name: &str, node: &MemoryNode, taken: Amounts) -> Option<NodeFacts> {
     let status = node.status.as_ref()?;
     let info = world.nodes.get(name);
     let closed = if node.spec.drain || info.is_some_and(|info| info.unschedulable) {
@@ -222,7 +220,10 @@ fn node_facts(world: &World, name: &str, node: &MemoryNode) -> Option<NodeFacts>
     Some(NodeFacts {
         name: NodeName::new(name).ok()?,
         gpus: status.gpus.iter().filter_map(gpu).collect(),
-        ram: mib(&status.ram.leasable),
+        // What the node has, and what its kubelet lets pods have: leases are carried by their pods' requests.
+        ram: mib(&status.ram.leasable).min(
+            info.map_or(Mib::ZERO, |info| Mib::from_bytes_floor(info.allocatable.memory.saturating_sub(taken.memory))),
+        ),
         closed,
     })
 }

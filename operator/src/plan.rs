@@ -16,7 +16,7 @@ use crate::annotations;
 use crate::leases::{lease_for, name_for, open_gate, owner_of};
 use crate::picture::{Picture, Standing, answer, is_gated, moment, paint, stands};
 use crate::status::{self, Context};
-use crate::world::{Amounts, Key, World, is_over, key, requests};
+use crate::world::{Amounts, Key, World, besides_lease, is_over, key};
 
 /// Only so many places in the queue are told: each change of the front would move all of them.
 const TOLD_PLACES: usize = 100;
@@ -217,11 +217,10 @@ fn placements(
     placed
 }
 
-/// Takes the place that the lease's pod needs on that node beside its GPU memory, if there is as much.
+/// Takes the place that the lease's pod needs on that node beside what it leases, if there is as much.
 fn takes(world: &World, taken: &mut BTreeMap<String, Amounts>, node: &str, lease: &VramLease) -> bool {
-    let spec = world.pod_of(lease).and_then(|pod| pod.spec.as_ref());
-    let (Some(spec), Some(info)) = (spec, world.nodes.get(node)) else { return false };
-    let sum = taken.get(node).copied().unwrap_or_default().plus(requests(spec));
+    let (Some(pod), Some(info)) = (world.pod_of(lease), world.nodes.get(node)) else { return false };
+    let sum = taken.get(node).copied().unwrap_or_default().plus(besides_lease(pod));
     let fits = sum.lacking(info.allocatable).is_none();
     if fits {
         taken.insert(node.to_owned(), sum);
@@ -392,6 +391,9 @@ fn ended_acts(
 #[cfg(test)]
 #[path = "plan_bed.rs"]
 mod bed;
+#[cfg(test)]
+#[path = "plan_ram_tests.rs"]
+mod ram_tests;
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;

@@ -26,7 +26,8 @@ pub(super) fn world(gpus: usize) -> World {
         foreign: "0Mi".into(),
         ..Gpu::default()
     };
-    node.status = Some(MemoryNodeStatus { gpus: (0..gpus).map(gpu).collect(), ..MemoryNodeStatus::default() });
+    let ram = memboss_crds::Ram { leasable: "32Gi".into(), ..memboss_crds::Ram::default() };
+    node.status = Some(MemoryNodeStatus { gpus: (0..gpus).map(gpu).collect(), ram, ..MemoryNodeStatus::default() });
     world.memory.insert("node1".into(), node);
     let allocatable = Amounts { cpu: 8000, memory: 1 << 36, storage: 1 << 36, pods: 110 };
     world.nodes.insert("node1".into(), NodeInfo { ready: true, allocatable, ..NodeInfo::default() });
@@ -88,8 +89,14 @@ pub(super) fn agent_says(world: &mut World, key: &str, state: AllocationState) {
         ..Default::default()
     });
     let reason = (state == AllocationState::Stopping).then(|| "Preempted".to_owned());
-    status(world, key).allocation =
-        Some(Allocation { state, attempt: placed.attempt, gpus: gpus.collect(), reason, ..Allocation::default() });
+    status(world, key).allocation = Some(Allocation {
+        state,
+        attempt: placed.attempt,
+        gpus: gpus.collect(),
+        ram: placed.ram,
+        reason,
+        ..Allocation::default()
+    });
 }
 
 pub(super) fn settle(world: &mut World) -> Vec<Act> {
@@ -107,6 +114,17 @@ pub(super) fn settle(world: &mut World) -> Vec<Act> {
 
 pub(super) fn lease_of(world: &World, pod: &str) -> Key {
     world.leases.iter().find(|(_, lease)| lease.spec.subject.pod_name == pod).map(|(key, _)| key.clone()).unwrap()
+}
+
+/// A pod that leases RAM alone, as the webhook leaves it.
+pub(super) fn ram_pod(name: &str, ram: &str, class: &str) -> Pod {
+    let mut pod = pod(name, "1Gi", class);
+    pod.metadata.annotations = Some(
+        [("memboss.dev/ram".to_owned(), ram.to_owned()), ("memboss.dev/priority".to_owned(), class.to_owned())].into(),
+    );
+    let resources = json!({ "requests": { "memory": ram } });
+    pod.spec.as_mut().unwrap().containers[0].resources = Some(serde_json::from_value(resources).unwrap());
+    pod
 }
 
 /// A pod whose lease went as far as it could without an answer of its agent.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, ResourceRequirements, Taint};
 use kube::ResourceExt as _;
-use memboss_crds::{GATE, LEASED_LABEL, MemoryNode, VramLease};
+use memboss_crds::{GATE, LEASED_LABEL, MemoryNode, PREFIX, VramLease, parse_mib};
 
 /// `namespace/name`.
 pub type Key = String;
@@ -21,7 +21,7 @@ pub fn key<K: kube::Resource>(object: &K) -> Key {
 pub struct World {
     /// Pods of ours, whole.
     pub pods: BTreeMap<Key, Pod>,
-    /// What every pod that is bound takes of its node.
+    /// What every pod that is bound takes of its node beside what it leases.
     pub usage: BTreeMap<Key, (String, Amounts)>,
     /// Nodes.
     pub nodes: BTreeMap<String, NodeInfo>,
@@ -122,6 +122,15 @@ pub fn requests(spec: &PodSpec) -> Amounts {
     peak.max(running)
 }
 
+/// What a pod asks of its node beside its lease of RAM: that part of its memory request is counted among leases, where a higher class can get it.
+#[must_use]
+pub fn besides_lease(pod: &Pod) -> Amounts {
+    let asked = pod.spec.as_ref().map(requests).unwrap_or_default();
+    let ram = pod.annotations().get(&format!("{PREFIX}ram")).filter(|_| is_ours(pod));
+    let carried = ram.and_then(|text| parse_mib(text).ok()).map_or(0, memboss_core::Mib::bytes);
+    Amounts { memory: asked.memory.saturating_sub(carried), ..asked }
+}
+
 fn of_container(resources: Option<&ResourceRequirements>) -> Amounts {
     resources.map_or_else(Amounts::default, |resources| of_list(resources.requests.as_ref()))
 }
@@ -193,8 +202,8 @@ impl World {
     pub fn pod(&mut self, pod: Pod) -> bool {
         let key = key(&pod);
         let over = is_over(&pod);
-        let usage =
-            pod.spec.as_ref().and_then(|spec| Some((spec.node_name.clone()?, requests(spec)))).filter(|_| !over);
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        let usage = node.filter(|_| !over).map(|node| (node, besides_lease(&pod)));
         let mut changed = match usage {
             Some(usage) => self.usage.insert(key.clone(), usage.clone()) != Some(usage),
             None => self.usage.remove(&key).is_some(),
@@ -260,6 +269,18 @@ mod tests {
             assert_eq!(scaled(text, scale), Some(expect), "{text}");
         }
         assert_eq!(scaled("lots", 1), None);
+    }
+
+    #[test]
+    fn what_a_lease_of_ram_carries_is_not_counted_twice() {
+        let pod = |ours: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": { "annotations": { "memboss.dev/ram": "4Gi" }, "labels": { "memboss.dev/leased": ours } },
+                "spec": { "containers": [{ "name": "a", "resources": { "requests": { "memory": "5Gi" } } }] }
+            }))
+            .unwrap()
+        };
+        assert_eq!((besides_lease(&pod("true")).memory, besides_lease(&pod("no")).memory), (1 << 30, 5 << 30));
     }
 
     #[test]

@@ -11,12 +11,14 @@
 # Who may hold a lease: ordinary containers and sidecars.
 - name: eligible
   expression: object.spec.containers.map(c, c.name) + variables.inits.filter(c, has(c.restartPolicy) && c.restartPolicy == 'Always').map(c, c.name)
+- name: carriers
+  expression: object.spec.containers + variables.inits.filter(c, has(c.restartPolicy) && c.restartPolicy == 'Always')
 - name: plainInits
   expression: variables.inits.filter(c, !(has(c.restartPolicy) && c.restartPolicy == 'Always'))
 - name: names
   expression: variables.eligible.join(', ')
 - name: known
-  expression: "['vram', 'container', 'containers', 'priority', 'gpu-model', 'gpu-uuid', 'layout', 'notice', 'protection', 'can-shrink', 'can-offload']"
+  expression: "['vram', 'ram', 'container', 'containers', 'priority', 'gpu-model', 'gpu-uuid', 'layout', 'notice', 'protection', 'can-shrink', 'can-offload']"
 - name: words
   expression: >-
     {'priority': ['urgent', 'high', 'normal', 'low', 'batch'], 'containers': ['share', 'separate'], 'layout': ['pack', 'spread'],
@@ -28,6 +30,17 @@
 # The container that memboss.dev/vram is for.
 - name: target
   expression: "'container' in variables.ours ? variables.annotations['memboss.dev/container'] : object.spec.containers[0].name"
+# The container whose memory request carries the RAM.
+- name: carrier
+  expression: variables.carriers.filter(c, c.name == variables.target)
+- name: ramAlone
+  expression: "'ram' in variables.ours && variables.asking.size() + variables.withUnits.size() == 0"
+- name: badRam
+  expression: >-
+    'ram' in variables.ours && !variables.annotations['memboss.dev/ram'].matches(
+    '^([1-9][0-9]{0,15}|[1-9][0-9]{0,12}(Ki|k)|[1-9][0-9]{0,9}(Mi|M)|[1-9][0-9]{0,6}(Gi|G)|[1-9][0-9]{0,3}(Ti|T))$')
+- name: aboutGpus
+  expression: variables.ours.filter(k, k in ['gpu-model', 'gpu-uuid', 'layout', 'containers', 'can-offload'])
 - name: asking
   expression: "variables.byName + ('vram' in variables.ours ? [variables.target] : [])"
 - name: withUnits
@@ -66,11 +79,15 @@
 - expression: variables.unknown.size() == 0
   message: "an annotation that begins with memboss.dev/ is none that a pod may ask by"
   messageExpression: >-
-    {{ include "memboss.cel.wrong" (dict "key" "variables.unknown[0]" "right" "(variables.unknown[0] in ['ram', 'model'] ? 'this version leases VRAM only: leave it out' : 'there is no such annotation; what a pod may ask by is ' + variables.known.join(', ') + ', vram.<container>')") }}
+    {{ include "memboss.cel.wrong" (dict "key" "variables.unknown[0]" "right" "(variables.unknown[0] == 'model' ? 'this version loads no models: leave it out' : 'there is no such annotation; what a pod may ask by is ' + variables.known.join(', ') + ', vram.<container>')") }}
 - expression: variables.badAmounts.size() == 0
   message: "memboss.dev/vram or memboss.dev/vram.<container>: write whole Mi or Gi (8Gi, 8000Mi), a share (50%), or either for several GPUs (2x8Gi)"
   messageExpression: >-
     {{ include "memboss.cel.wrong" (dict "key" "variables.badAmounts[0]" "right" "'write whole Mi or Gi (8Gi, 8000Mi), a share (50%, from 1% to 100%), or either for several GPUs (2x8Gi, up to 16)'") }}
+- expression: "!variables.badRam"
+  message: "memboss.dev/ram: write whole Mi or Gi: 16Gi, 8000Mi"
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "'ram'" "right" "'write whole Mi or Gi: 16Gi, 8000Mi'") }}
 - expression: variables.badWords.size() == 0
   message: "memboss.dev/priority, containers, layout, can-shrink or can-offload has a value that it cannot have"
   messageExpression: >-
@@ -106,8 +123,12 @@
   message: memboss.dev/vram and memboss.dev/vram.<container> ask for the same container
   messageExpression: >-
     {{ include "memboss.cel.wrong" (dict "key" "'vram.' + variables.target" "right" "'memboss.dev/vram asks for the same container: keep one of the two'") }}
-- expression: variables.asking.size() + variables.withUnits.size() > 0
-  message: "the pod has annotations, a label or a gate of memboss, and asks for no memory: add memboss.dev/vram, such as 8Gi"
+- expression: variables.asking.size() + variables.withUnits.size() > 0 || 'ram' in variables.ours
+  message: "the pod has annotations, a label or a gate of memboss, and asks for no memory: add memboss.dev/vram or memboss.dev/ram, such as 8Gi"
+- expression: "!variables.ramAlone || variables.aboutGpus.size() == 0"
+  message: an annotation about GPUs on a pod that asks for RAM alone
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "variables.aboutGpus[0]" "right" "'it is about GPUs, and the pod asks for RAM alone: leave it out, or add memboss.dev/vram'") }}
 - expression: "!has(object.spec.nodeName) || object.spec.nodeName == ''"
   message: "spec.nodeName: a pod with a lease is placed by memboss: leave nodeName out, and use a node selector or affinity"
 - expression: variables.classes.indexOf(variables.class) <= variables.classes.indexOf(variables.allowed)
@@ -124,7 +145,11 @@
     the request is right, but memboss did not answer, so that the pod has no scheduling gate memboss.dev/lease: try again; an administrator can look at
     the Deployment memboss-operator in the namespace {{ .Release.Namespace }}
 - expression: has(object.metadata.labels) && 'memboss.dev/leased' in object.metadata.labels && object.metadata.labels['memboss.dev/leased'] == 'true'
-  message: "the pod has no label memboss.dev/leased=true, which memboss puts on each pod that asks for GPU memory: try again"
+  message: "the pod has no label memboss.dev/leased=true, which memboss puts on each pod that asks for memory: try again"
+- expression: >-
+    !('ram' in variables.ours) || variables.carrier.exists(c, has(c.resources) && has(c.resources.requests) && 'memory' in c.resources.requests
+    && quantity(c.resources.requests['memory']).compareTo(quantity(variables.annotations['memboss.dev/ram'])) >= 0)
+  message: "the pod leases RAM and its container's memory request is smaller, which memboss raises: try again"
 - expression: variables.withoutUnits.size() == 0
   message: a container that asks for GPU memory has no units of memboss.dev/vram
   messageExpression: >-
