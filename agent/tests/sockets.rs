@@ -17,7 +17,7 @@ use memboss_agent::probes::nvml::{GpuReading, Prober, Sample, Usage};
 use memboss_agent::probes::pidfd::Sentinels;
 use memboss_agent::probes::pods::PodCgroups;
 use memboss_agent::probes::processes::{PodUid, Processes};
-use memboss_agent::serve::{self, Audience, Desk};
+use memboss_agent::serve::{self, Access, Audience, Desk, Quota};
 use memboss_agent::store::{self, Store};
 use memboss_agent_api::v1::node_client::NodeClient;
 use memboss_agent_api::v1::workload_client::WorkloadClient;
@@ -79,7 +79,7 @@ impl Bed {
         let (sender, snapshots) = watch::channel(Arc::default());
         let (news, _) = mpsc::unbounded_channel();
         let shutdown = Shutdown::new();
-        let eyes = eyes(&dir, usage.clone());
+        let eyes = eyes(&dir, usage.clone(), Sentinels::new(dir.path().join("proc"), inputs.clone()));
         let doors = Doors { inputs: inputs_out, snapshots: sender, news };
         let end = shutdown.clone();
         let mut tasks = vec![tokio::spawn(async move { task::run(node, eyes, doors, files, end).await.unwrap() })];
@@ -90,10 +90,9 @@ impl Bed {
         let (own, end) = (desk.clone(), shutdown.clone());
         tasks.push(tokio::spawn(async move { serve::node(listener, path, own, end).await.unwrap() }));
         let path = dir.path().join("agent/agent.sock");
-        let listener = serve::listen(&path, Audience::Containers).unwrap();
+        let listener = serve::listen(&path, Audience::Containers(Access::default())).unwrap();
         let end = shutdown.clone();
-        let sentinels = Sentinels::new(desk.proc_root.clone(), inputs.clone());
-        tasks.push(tokio::spawn(async move { serve::workload(listener, path, desk, sentinels, end).await.unwrap() }));
+        tasks.push(tokio::spawn(async move { serve::workload(listener, path, desk, Quota::default(), end).await.unwrap() }));
         let mut bed = Self { dir, usage, inputs, snapshots, shutdown, tasks };
         bed.until(|snapshot| snapshot.is_known()).await;
         bed
@@ -170,7 +169,7 @@ impl Bed {
     }
 }
 
-fn eyes(dir: &TempDir, usage: Arc<Mutex<Usage>>) -> Eyes {
+fn eyes(dir: &TempDir, usage: Arc<Mutex<Usage>>, sentinels: Sentinels) -> Eyes {
     let read = move || {
         let usage = Ok(usage.lock().unwrap().clone());
         let gpu = GpuReading { index: 0, uuid: "GPU-a".into(), product: "NVIDIA L4".into(), usage };
@@ -184,6 +183,7 @@ fn eyes(dir: &TempDir, usage: Arc<Mutex<Usage>>) -> Eyes {
         xids,
         processes: Processes::new(dir.path().join("proc")),
         cgroups: PodCgroups::new(dir.path().join("cgroup")),
+        sentinels,
         meminfo: dir.path().join("meminfo"),
         pace: Pace { idle: Duration::from_millis(20), transition: Duration::from_millis(10), ..Pace::default() },
     }

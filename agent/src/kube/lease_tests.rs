@@ -1,6 +1,6 @@
 //! Objects as orders and back.
 
-use memboss_core::GpuUuid;
+use memboss_core::{GpuUuid, Moment};
 use serde_json::json;
 
 use super::*;
@@ -87,6 +87,9 @@ fn what_was_published_is_read_back() {
         used: vec![Mib::from_mib(10)],
         over: false,
         deleting: false,
+        position: None,
+        since: Moment::default(),
+        whose: None,
     };
     let allocation = allocation(&seen, None);
     assert_eq!(allocation.display.as_deref(), Some("gpu3"));

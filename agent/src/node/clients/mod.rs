@@ -13,7 +13,7 @@ mod tell;
 
 use std::collections::BTreeMap;
 
-use memboss_core::{EndReason, Forecast, LeaseId, LeaseView, Mib, Moment, Phase, Request, Span};
+use memboss_core::{EndReason, Forecast, LeaseId, LeaseView, Mib, Moment, Request, Span};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 

@@ -1,0 +1,250 @@
+//! The bed of these tests: an agent alone on this machine, on its real sockets, with one GPU of 24 GiB (23 of them leasable) that is told, not real.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use memboss_agent::health::Recovery;
+use memboss_agent::node::clients::Limits;
+use memboss_agent::node::task::{self, Doors, Eyes, Files, Pace};
+use memboss_agent::node::{Cluster, Margin, Node, Settings};
+use memboss_agent::probes::clock;
+use memboss_agent::probes::nvml::{GpuReading, Prober, Sample, Usage};
+use memboss_agent::probes::pidfd::Sentinels;
+use memboss_agent::probes::pods::PodCgroups;
+use memboss_agent::probes::processes::Processes;
+use memboss_agent::serve::{self, Access, Audience, Desk, Quota};
+use memboss_agent::store::{self, Store};
+use memboss_agent_api::v1::leases_client::LeasesClient;
+use memboss_agent_api::v1::node_client::NodeClient;
+use memboss_agent_api::v1::{AcquireRequest, LeaseEvent, LeaseView, Phase, SlotRequest, StatusRequest, StatusResponse};
+use memboss_core::{NodeName, Policy, Span};
+use memboss_platform::shutdown::Shutdown;
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+pub(crate) const GIB: u64 = 1 << 30;
+pub(crate) const GPU: &str = "GPU-a";
+
+pub(crate) struct Bed {
+    pub(crate) dir: TempDir,
+    usage: Arc<Mutex<Usage>>,
+    settings: Settings,
+    quota: Quota,
+    proc_root: PathBuf,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// Quick to lose patience, so that tests wait for little.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        name: NodeName::new("n1").unwrap(),
+        boot_id: "boot-1".into(),
+        margin: Margin::default(),
+        policy: Policy { protection: [Span::ZERO; 5], notice: [Span::from_secs(1); 5], ..Policy::default() },
+        recovery: Recovery::default(),
+        cluster: Cluster::None,
+        over_lease: [None; 5],
+        give_back: Span::from_secs(60),
+        clients: Limits {
+            leases: 4,
+            grace: Span::from_millis(200),
+            kill_after: Span::from_millis(500),
+            ..Limits::default()
+        },
+    }
+}
+
+impl Bed {
+    pub(crate) async fn new() -> Self {
+        Self::with(settings(), Quota::default()).await
+    }
+
+    /// An agent that waits long for those whose connection broke.
+    pub(crate) async fn patient() -> Self {
+        let quick = settings();
+        let clients = Limits { grace: Span::from_secs(600), ..quick.clients };
+        Self::with(Settings { clients, ..quick }, Quota::default()).await
+    }
+
+    pub(crate) async fn with(settings: Settings, quota: Quota) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let meminfo = "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n";
+        std::fs::write(dir.path().join("meminfo"), meminfo).unwrap();
+        // Other users come in too.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let usage = Usage { total: 24 * GIB, reserved: GIB / 2, ..Usage::default() };
+        Self::on(dir, Arc::new(Mutex::new(usage)), settings, quota, "/proc".into()).await
+    }
+
+    /// The agent comes back, and to this one this process is one of that pod's, and those others are nobody's.
+    pub(crate) async fn again_in_pod(self, uid: &str, others: &[u32]) -> Self {
+        let proc_root = self.dir.path().join("proc");
+        let own = [(std::process::id(), format!("0::/kubepods/pod{uid}/c\n"))];
+        let others = others.iter().map(|pid| (*pid, "0::/user.slice\n".to_owned()));
+        for (pid, cgroup) in own.into_iter().chain(others) {
+            let at = proc_root.join(pid.to_string());
+            std::fs::create_dir_all(&at).unwrap();
+            std::fs::copy(format!("/proc/{pid}/stat"), at.join("stat")).unwrap();
+            std::fs::write(at.join("cgroup"), cgroup).unwrap();
+        }
+        self.again_on(proc_root).await
+    }
+
+    async fn on(
+        dir: TempDir,
+        usage: Arc<Mutex<Usage>>,
+        settings: Settings,
+        quota: Quota,
+        proc_root: PathBuf,
+    ) -> Self {
+        let files = Files {
+            ledger: Store::new(dir.path().join("ledger.json")),
+            marker: Store::new(dir.path().join("marker.json")),
+        };
+        let start = store::judge(files.ledger.read(), files.marker.read(), "boot-1");
+        let node = Node::new(settings.clone(), start, clock::now());
+        let (inputs, inputs_out) = mpsc::channel(64);
+        let sentinels = Sentinels::new(proc_root.clone(), inputs.clone());
+        let (sender, mut snapshots) = watch::channel(Arc::default());
+        let (news, _) = mpsc::unbounded_channel();
+        let shutdown = Shutdown::new();
+        let (eyes, doors) = (eyes(&dir, usage.clone(), sentinels), Doors { inputs: inputs_out, snapshots: sender, news });
+        let end = shutdown.clone();
+        let mut tasks = vec![tokio::spawn(async move { task::run(node, eyes, doors, files, end).await.unwrap() })];
+        let desk = Desk { inputs, snapshots: snapshots.clone(), proc_root: proc_root.clone() };
+        let path = dir.path().join("node/node.sock");
+        let listener = serve::listen(&path, Audience::Root).unwrap();
+        let (own, end) = (desk.clone(), shutdown.clone());
+        tasks.push(tokio::spawn(async move { serve::node(listener, path, own, end).await.unwrap() }));
+        let path = dir.path().join("agent/agent.sock");
+        let listener = serve::listen(&path, Audience::Containers(Access::default())).unwrap();
+        tasks.push(tokio::spawn(async move {
+            serve::workload(listener, path, desk, quota, shutdown).await.unwrap();
+        }));
+        snapshots.wait_for(|snapshot| snapshot.is_known()).await.unwrap();
+        Self { dir, usage, settings, quota, proc_root, tasks }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent/agent.sock")
+    }
+
+    pub(crate) async fn client(&self) -> LeasesClient<Channel> {
+        LeasesClient::new(memboss_agent_api::connect(&self.socket()).await.unwrap())
+    }
+
+    pub(crate) async fn root(&self) -> NodeClient<Channel> {
+        NodeClient::new(memboss_agent_api::connect(&self.dir.path().join("node/node.sock")).await.unwrap())
+    }
+
+    pub(crate) async fn status(&self) -> StatusResponse {
+        self.client().await.status(StatusRequest {}).await.unwrap().into_inner()
+    }
+
+    /// The state of the machine once it looks so.
+    pub(crate) async fn until(&self, looks: impl Fn(&StatusResponse) -> bool) -> StatusResponse {
+        let mut told = self.client().await.watch_status(StatusRequest {}).await.unwrap().into_inner();
+        let found = async {
+            loop {
+                let status = told.message().await.unwrap().unwrap_or_else(|| panic!("the stream has ended"));
+                if looks(&status) {
+                    return status;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), found).await.expect("it comes to that")
+    }
+
+    /// This process uses so much of the GPU.
+    pub(crate) fn uses(&self, gib: u64) {
+        self.is_used_by(std::process::id(), gib);
+    }
+
+    pub(crate) fn is_used_by(&self, pid: u32, gib: u64) {
+        let mut usage = self.usage.lock().unwrap();
+        usage.used = gib * GIB;
+        usage.processes = (gib > 0).then(|| (pid, Some(gib * GIB))).into_iter().collect::<BTreeMap<_, _>>();
+    }
+
+    /// The agent ends without a word, and another one begins on what is there.
+    pub(crate) async fn crash(self) -> Self {
+        let proc_root = self.proc_root.clone();
+        self.again_on(proc_root).await
+    }
+
+    async fn again_on(self, proc_root: PathBuf) -> Self {
+        for task in self.tasks {
+            task.abort();
+            let _ = task.await;
+        }
+        Self::on(self.dir, self.usage, self.settings, self.quota, proc_root).await
+    }
+
+    /// Stands where the ledger is written, so that it cannot be.
+    pub(crate) fn ledger_in_the_way(&self) -> PathBuf {
+        self.dir.path().join("ledger.tmp")
+    }
+}
+
+fn eyes(dir: &TempDir, usage: Arc<Mutex<Usage>>, sentinels: Sentinels) -> Eyes {
+    let read = move || {
+        let usage = Ok(usage.lock().unwrap().clone());
+        let gpu = GpuReading { index: 3, uuid: GPU.into(), product: "NVIDIA L4".into(), usage };
+        Ok(Sample { started: clock::now(), gpus: vec![gpu] })
+    };
+    let (prober, readings) = Prober::spawn_with(read).unwrap();
+    let (_, xids) = mpsc::unbounded_channel();
+    Eyes {
+        prober,
+        readings,
+        xids,
+        processes: Processes::new("/proc"),
+        cgroups: PodCgroups::new(dir.path().join("cgroup")),
+        sentinels,
+        meminfo: dir.path().join("meminfo"),
+        pace: Pace { idle: Duration::from_millis(20), transition: Duration::from_millis(10), ..Pace::default() },
+    }
+}
+
+pub(crate) fn vram(gib: u64) -> AcquireRequest {
+    AcquireRequest { slots: vec![SlotRequest { memory_mib: gib * 1024, percent: 0 }], ..AcquireRequest::default() }
+}
+
+pub(crate) async fn acquire(bed: &Bed, request: AcquireRequest) -> Streaming<LeaseEvent> {
+    bed.client().await.acquire(request).await.unwrap().into_inner()
+}
+
+/// The next event in which the lease looks so.
+pub(crate) async fn until(stream: &mut Streaming<LeaseEvent>, looks: impl Fn(&LeaseEvent) -> bool) -> LeaseEvent {
+    let found = async {
+        loop {
+            let event = stream.message().await.unwrap().unwrap_or_else(|| panic!("the stream has ended"));
+            if looks(&event) {
+                return event;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), found).await.expect("it comes to that")
+}
+
+pub(crate) async fn until_phase(stream: &mut Streaming<LeaseEvent>, phase: Phase) -> LeaseEvent {
+    until(stream, |event| event.lease.as_ref().unwrap().phase() == phase).await
+}
+
+pub(crate) fn lease(event: &LeaseEvent) -> &LeaseView {
+    event.lease.as_ref().unwrap()
+}
+
+/// Once the file is there.
+pub(crate) async fn until_exists(path: &Path) {
+    let there = async {
+        while !path.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), there).await.expect("it comes to be");
+}

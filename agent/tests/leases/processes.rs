@@ -1,0 +1,121 @@
+//! Leases and real processes: their end, the wrong one under a pid, those that do not go or stand still.
+
+use memboss_agent::node::Input;
+use memboss_agent::node::clients::ClientInput;
+use memboss_agent::probes::pidfd::Sentinels;
+use memboss_agent::probes::processes::process;
+use memboss_agent_api::v1::{AcquireRequest, Phase};
+use tokio::sync::mpsc;
+
+use crate::bed::{Bed, acquire, lease, until_phase, vram};
+use crate::part::{Part, Role};
+
+#[tokio::test]
+async fn the_end_of_a_process_is_noticed_at_once_and_another_with_its_pid_is_not_taken_for_it() {
+    let (inputs, mut heard) = mpsc::channel(8);
+    let sentinels = Sentinels::new("/proc".into(), inputs);
+    let mut child = tokio::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let there = process("/proc".as_ref(), child.id().unwrap()).unwrap();
+    sentinels.watch(there);
+    child.kill().await.unwrap();
+    let gone = |input: Option<Input>| match input {
+        Some(Input::Client(ClientInput::Gone(process))) => process,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(gone(heard.recv().await), there);
+    let mut mine = process("/proc".as_ref(), std::process::id()).unwrap();
+    mine.started += 1;
+    sentinels.watch(mine);
+    assert_eq!(gone(heard.recv().await), mine, "that one has ended already");
+}
+
+
+#[tokio::test]
+async fn a_holder_that_does_not_go_is_asked_and_then_ended() {
+    let bed = Bed::new().await;
+    let asked = bed.dir.path().join("asked");
+    let role = Role { class: "batch", gib: 20, stubborn: Some(asked.clone()), ..Role::default() };
+    let mut holder = Part::begin(&bed.socket(), &role);
+    holder.until_active().await;
+    bed.is_used_by(holder.pid(), 18);
+    let mut urgent = acquire(&bed, AcquireRequest { class: "urgent".into(), ..vram(20) }).await;
+    holder.until("REVOKING").await;
+    let ended = holder.process.wait().await.unwrap();
+    assert!(!ended.success() && asked.exists(), "it was asked first");
+    let waits = until_phase(&mut urgent, Phase::Waiting).await;
+    assert_eq!(waits.queue.unwrap().reason, "Claimed", "its memory is not seen free yet");
+    bed.uses(0);
+    until_phase(&mut urgent, Phase::Active).await;
+}
+
+#[tokio::test]
+async fn a_holder_that_stands_still_keeps_its_lease_until_somebody_higher_needs_it_and_is_ended_then() {
+    let bed = Bed::new().await;
+    let mut holder = Part::begin(&bed.socket(), &Role { class: "batch", gib: 20, ..Role::default() });
+    holder.until_active().await;
+    let pid = rustix::process::Pid::from_raw(holder.pid().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let mut equal = acquire(&bed, AcquireRequest { class: "batch".into(), timeout_ms: 600, ..vram(20) }).await;
+    assert_eq!(lease(&until_phase(&mut equal, Phase::Ended).await).reason, "Expired", "its silence frees nothing");
+    let mut urgent = acquire(&bed, AcquireRequest { class: "urgent".into(), ..vram(20) }).await;
+    until_phase(&mut urgent, Phase::Active).await;
+    assert!(!holder.process.wait().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn the_end_of_its_process_ends_a_lease_at_once_also_one_that_lives_by_renewal_or_waits() {
+    let bed = Bed::new().await;
+    let mut holder = Part::begin(&bed.socket(), &Role { class: "normal", gib: 20, ..Role::default() });
+    holder.until_active().await;
+    let mut waiter = Part::begin(&bed.socket(), &Role { class: "normal", gib: 20, ..Role::default() });
+    waiter.until("WAITING").await;
+    bed.is_used_by(holder.pid(), 18);
+    bed.until(|status| status.gpus.as_ref().unwrap().gpus[0].used_mib == 18 * 1024).await;
+    waiter.process.kill().await.unwrap();
+    bed.until(|status| status.leases.len() == 1).await;
+    holder.process.kill().await.unwrap();
+    let stops = bed.until(|status| status.leases.iter().all(|lease| lease.phase() == Phase::Stopping)).await;
+    assert_eq!(stops.leases[0].reason, "Exited", "charged until its memory is seen free");
+    bed.uses(0);
+    bed.until(|status| status.leases.is_empty()).await;
+}
+
+#[tokio::test]
+async fn another_process_of_the_same_user_takes_a_lease_up_with_its_secret_and_another_user_cannot() {
+    let bed = Bed::new().await;
+    let mut first = Part::begin(&bed.socket(), &Role { class: "normal", gib: 20, ..Role::default() });
+    let (lease, secret) = first.until_active().await;
+    let resumes = Some((lease.clone(), secret.clone()));
+    if rustix::process::geteuid().is_root() {
+        let stranger = Role { user: Some(65_534), resumes: resumes.clone(), ..Role::default() };
+        let refused = Part::begin(&bed.socket(), &stranger).until("REFUSED").await;
+        assert_eq!(refused[1], "PermissionDenied", "{refused:?}");
+    }
+    let wrong = Role { resumes: Some((lease.clone(), "0123".into())), ..Role::default() };
+    let refused = Part::begin(&bed.socket(), &wrong).until("REFUSED").await;
+    assert_eq!(refused[1], "PermissionDenied", "{refused:?}");
+    let mut second = Part::begin(&bed.socket(), &Role { resumes, ..Role::default() });
+    assert_eq!(second.until_active().await.0, lease);
+    first.process.kill().await.unwrap();
+    let held = bed.status().await.leases;
+    assert_eq!((held[0].phase(), held[0].holder.as_ref().unwrap().pid), (Phase::Active, second.pid()));
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_back_goes_on_with_waiters_and_ends_the_leases_of_those_who_ended_meanwhile() {
+    let bed = Bed::patient().await;
+    let mut holder = Part::begin(&bed.socket(), &Role { class: "normal", gib: 20, ..Role::default() });
+    let (held, secret) = holder.until_active().await;
+    let mut waiter = Part::begin(&bed.socket(), &Role { class: "normal", gib: 20, ..Role::default() });
+    let waiting = waiter.until("WAITING").await;
+    let bed = bed.crash().await;
+    holder.until("ALONE").await;
+    waiter.until("ALONE").await;
+    let resumes = Some((waiting[1].clone(), waiting[2].clone()));
+    let mut again = Part::begin(&bed.socket(), &Role { resumes, ..Role::default() });
+    again.until("WAITING").await;
+    let mut keeper = Part::begin(&bed.socket(), &Role { resumes: Some((held, secret)), ..Role::default() });
+    keeper.until_active().await;
+    keeper.process.kill().await.unwrap();
+    again.until_active().await;
+}
