@@ -51,6 +51,21 @@ fn every_wrong_amount_is_refused_with_field_and_value() {
 }
 
 #[test]
+fn ram_is_asked_for_alone_or_with_gpu_memory_and_carried_by_one_container() {
+    let cases: &[Case<(&str, &str, usize)>] = &[
+        (&[("ram", "16Gi")], &["main"], ("16Gi", "main", 0)),
+        (&[("ram", "16Gi")], &["a", "b"], ("16Gi", "a", 0)),
+        (&[("ram", "16Gi"), ("container", "b")], &["a", "b"], ("16Gi", "b", 0)),
+        (&[("ram", "16Gi"), ("vram", "8Gi")], &["main"], ("8Gi", "main", 1)),
+    ];
+    for (annotations, containers, (display, carrier, slots)) in cases {
+        let asked = read(&pod(annotations, containers)).unwrap().unwrap();
+        assert_eq!((asked.display.as_str(), asked.carrier.as_str(), asked.slots.len()), (*display, *carrier, *slots));
+        assert_eq!(asked.ram, Some(Mib::from_mib(16 * 1024)));
+    }
+}
+
+#[test]
 fn wrong_words_and_names_are_refused_with_what_would_be_right() {
     let cases: &[Case<&[&str]>] = &[
         (&[("vram", "1Gi"), ("priority", "highest")], &["main"], &["memboss.dev/priority", "highest", "urgent"]),
@@ -60,7 +75,11 @@ fn wrong_words_and_names_are_refused_with_what_would_be_right() {
         (&[("vram", "1Gi")], &["a", "b"], &["memboss.dev/vram", "a, b", "memboss.dev/container"]),
         (&[("vram", "1Gi"), ("vram.main", "1Gi")], &["main"], &["same container"]),
         (&[("vram", "1Gi"), ("gpus", "GPU-1")], &["main"], &["memboss.dev/gpus", "no such annotation"]),
-        (&[("vram", "1Gi"), ("ram", "1Gi")], &["main"], &["memboss.dev/ram", "this version"]),
+        (&[("vram", "1Gi"), ("model", "m")], &["main"], &["memboss.dev/model", "this version"]),
+        (&[("ram", "50%")], &["main"], &["memboss.dev/ram", "50%", "16Gi"]),
+        (&[("ram", "0")], &["main"], &["memboss.dev/ram", "16Gi"]),
+        (&[("ram", "1Gi"), ("layout", "spread")], &["main"], &["memboss.dev/layout", "RAM alone"]),
+        (&[("ram", "1Gi"), ("container", "other")], &["main"], &["memboss.dev/container", "other", "main"]),
         (&[("vram", "1Gi"), ("notice", "301")], &["main"], &["memboss.dev/notice", "300"]),
         (&[("vram", "1Gi"), ("can-shrink", "yes")], &["main"], &["can-shrink", "true"]),
         (&[("vram.a", "60%"), ("vram.b", "60%")], &["a", "b"], &["memboss.dev/vram", "120%", "containers: separate"]),

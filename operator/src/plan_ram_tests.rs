@@ -13,7 +13,7 @@ fn settled_ram(world: &mut World, name: &str, ram: &str, class: &str) -> Key {
 fn a_pod_that_asks_for_ram_alone_gets_a_lease_of_its_kind_and_starts_where_the_ram_is() {
     let mut world = world(0);
     let lease = settled_ram(&mut world, "a", "8Gi", "normal");
-    assert_eq!(lease, "ns/ram:a-a");
+    assert_eq!(lease, "ns/ram:a-ad");
     let placed = said(&world, &lease).placement.unwrap();
     assert_eq!((placed.node.as_str(), placed.ram.as_deref(), placed.gpus.len()), ("node1", Some("8Gi"), 0));
     agent_says(&mut world, &lease, AllocationState::Reserved);
@@ -31,13 +31,14 @@ fn ram_is_queued_and_what_pods_without_a_lease_request_is_not_leased() {
     // Of 64 GiB that the kubelet gives 50 are taken.
     let lease = settled_ram(&mut world, "a", "16Gi", "normal");
     let told = said(&world, &lease);
-    assert_eq!((told.placement, told.phase), (None, Some(LeasePhase::Unsatisfiable)), "{:?}", told.message);
+    assert_eq!((told.placement, told.why.as_deref()), (None, Some("NoRam")));
+    assert!(told.message.as_ref().unwrap().contains("14Gi"), "{:?}", told.message);
     world.no_pod(&"ns/other".to_owned());
     settle(&mut world);
     assert!(said(&world, &lease).placement.is_some());
     let next = settled_ram(&mut world, "b", "20Gi", "normal");
     let waits = said(&world, &next);
-    assert_eq!((waits.phase, waits.why.as_deref()), (Some(LeasePhase::Waiting), Some("NoRoom")), "{:?}", waits.message);
+    assert_eq!((waits.phase, waits.why.as_deref()), (Some(LeasePhase::Waiting), Some("NoRam")), "{:?}", waits.message);
 }
 
 #[test]

@@ -85,6 +85,7 @@ fn what_was_published_is_read_back() {
         reason: Some("Preempted".into()),
         message: None,
         used: vec![Mib::from_mib(10)],
+        ram_used: None,
         over: false,
         deleting: false,
         position: None,

@@ -19,7 +19,13 @@ use crate::part::{Part, Role};
 async fn garbage_and_half_open_connections_disturb_nobody() {
     let bed = Bed::new().await;
     let mut open = Vec::new();
-    for words in [&b""[..], b"\0\0\0\0", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0xff; 4096]] {
+    for words in [
+        &b""[..],
+        b"\0\0\0\0",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &[0xff; 4096],
+    ] {
         let mut stream = UnixStream::connect(bed.socket()).await.unwrap();
         stream.write_all(words).await.unwrap();
         open.push(stream);

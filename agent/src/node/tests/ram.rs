@@ -134,7 +134,6 @@ fn nothing_is_granted_before_the_leases_of_both_kinds_are_known() {
     assert_eq!(play.node.hold, Hold::Open);
     // Told anew, one kind says nothing of the other.
     play.order(ram_order("a", Class::Normal, 8));
-    play.told(vec![]);
     play.step(Input::Orders(LeaseKind::Ram, vec![ram_order("a", Class::Normal, 8)]));
     play.step(Input::Orders(LeaseKind::Vram, vec![]));
     assert_eq!(play.state_of(&ram_id("a")), State::Reserved);
