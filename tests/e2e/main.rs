@@ -5,5 +5,6 @@ mod bad_input;
 mod faults;
 mod machine;
 mod preemption;
+mod ram;
 mod shapes;
 mod sharing;

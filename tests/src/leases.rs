@@ -102,13 +102,26 @@ pub fn api(client: &Client, kind: &str, plural: &str, namespace: Option<&str>) -
     }
 }
 
-/// All leases of a namespace.
+/// All leases of a namespace, of both kinds.
 ///
 /// # Errors
 /// When the API server does not answer.
 pub async fn all(client: &Client, namespace: &str) -> Result<Vec<Seen>> {
-    let list = api(client, "VramLease", "vramleases", Some(namespace)).list(&ListParams::default()).await?;
-    list.items.into_iter().map(|item| Ok(Seen(serde_json::to_value(item)?))).collect()
+    let mut items = Vec::new();
+    for (kind, plural) in [("VramLease", "vramleases"), ("RamLease", "ramleases")] {
+        items.extend(api(client, kind, plural, Some(namespace)).list(&ListParams::default()).await?.items);
+    }
+    items.into_iter().map(|item| Ok(Seen(serde_json::to_value(item)?))).collect()
+}
+
+/// Host RAM of a node that can be leased, and what of it is, in MiB.
+///
+/// # Errors
+/// When the API server does not answer, or the node's agent has not reported.
+pub async fn ram(client: &Client, node: &str) -> Result<(u64, u64)> {
+    let node = api(client, "MemoryNode", "memorynodes", None).get(node).await?;
+    let amount = |field: &str| node.data.pointer(&format!("/status/ram/{field}")).and_then(Value::as_str).and_then(mib);
+    amount("leasable").zip(amount("leased")).context("the node reports no RAM")
 }
 
 /// The lease of the living pod of that name.

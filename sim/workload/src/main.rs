@@ -23,6 +23,9 @@ struct Arguments {
     /// How much to allocate on every GPU that is seen (8Gi, 512Mi). Nothing without, and nothing for a share (50%), which only a lease can size.
     #[arg(long)]
     alloc: Option<Alloc>,
+    /// How much host RAM to fill (8Gi, 512Mi).
+    #[arg(long, value_parser = amount)]
+    ram: Option<u64>,
     /// How long to hold it: `forever`, or seconds (30s).
     #[arg(long, default_value = "forever", value_parser = span)]
     hold: Hold,
@@ -125,7 +128,17 @@ async fn main() -> ExitCode {
             say(&json!({ "event": "allocated", "gpu": card.uuid(), "mib": bytes >> 20 }));
         }
     }
-    hold(arguments, cards, term, interrupt).await
+    let ram = arguments.ram.map(fill);
+    let code = hold(arguments, cards, term, interrupt).await;
+    drop(ram);
+    code
+}
+
+/// So many bytes of host RAM that are really there: pages that nobody has written to take nothing.
+fn fill(bytes: u64) -> Vec<u8> {
+    let ram = vec![1; usize::try_from(bytes).unwrap_or(usize::MAX)];
+    say(&json!({ "event": "filled", "mib": bytes >> 20 }));
+    ram
 }
 
 fn failed(card: &Card, failure: &Failure) -> ExitCode {
