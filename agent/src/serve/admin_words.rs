@@ -48,13 +48,12 @@ pub(super) fn progress(
         before = Some(stage);
         std::future::ready(news.then_some(progress))
     });
-    let mut over = false;
-    let until_done = tokio_stream::StreamExt::throttle(changes, PACE).take_while(move |progress| {
-        let goes_on = !over;
-        over = dry_run || progress.done;
-        std::future::ready(goes_on)
+    // The last word is followed by the end at once, not by what happens next.
+    let words = tokio_stream::StreamExt::throttle(changes, PACE).flat_map(move |progress| {
+        let last = dry_run || progress.done;
+        futures::stream::iter([Some(progress)].into_iter().chain(last.then_some(None)))
     });
-    Box::pin(until_done.map(Ok))
+    Box::pin(words.take_while(|word| std::future::ready(word.is_some())).filter_map(std::future::ready).map(Ok))
 }
 
 type Stage = (Vec<(LeaseId, State)>, u32);

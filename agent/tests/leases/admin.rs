@@ -5,7 +5,7 @@ use memboss_agent_api::v1::{
 };
 use tonic::Code;
 
-use crate::bed::{Bed, GPU, acquire, lease, until, until_phase, vram};
+use crate::bed::{Bed, GPU, acquire, all, lease, until, until_phase, vram};
 use crate::part::{Part, Role};
 
 fn drain(gpus: &[&str]) -> DrainRequest {
@@ -21,11 +21,10 @@ async fn a_drained_gpu_tells_its_holders_and_grants_nothing_until_it_is_opened()
     let high_id = lease(&until_phase(&mut high, Phase::Active).await).lease.clone();
     let dry = DrainRequest { dry_run: true, ..drain(&[GPU]) };
     let mut told = bed.root().await.drain(dry).await.unwrap().into_inner();
-    let first = told.message().await.unwrap().unwrap();
+    let [first] = all(&mut told).await.try_into().unwrap();
     let concerned: Vec<&str> = first.remaining.iter().map(|lease| lease.lease.as_str()).collect();
     assert_eq!((concerned.as_slice(), first.done), ([low_id.as_str(), high_id.as_str()].as_slice(), false));
     assert_eq!(first.remaining[0].phase(), Phase::Active, "a dry run changes nothing");
-    assert!(told.message().await.unwrap().is_none(), "and ends after its first answer");
 
     let mut told = bed.root().await.drain(drain(&[GPU])).await.unwrap().into_inner();
     let notice = lease(&until_phase(&mut low, Phase::Revoking).await).notice.clone().unwrap();
@@ -36,11 +35,7 @@ async fn a_drained_gpu_tells_its_holders_and_grants_nothing_until_it_is_opened()
     for id in [low_id, high_id] {
         bed.client().await.release(LeaseRequest { lease: id }).await.unwrap();
     }
-    let mut last = None;
-    while let Some(progress) = told.message().await.unwrap() {
-        last = Some(progress);
-    }
-    let last = last.unwrap();
+    let last = all(&mut told).await.pop().unwrap();
     assert!(last.done && last.gone == 2 && last.remaining.is_empty(), "{last:?}");
 
     let bed = bed.crash().await;
@@ -60,11 +55,9 @@ async fn at_its_deadline_a_drain_ends_whoever_is_still_there_and_it_names_what_i
     holder.until_active().await;
     let request = DrainRequest { node: true, deadline_ms: 1, ..DrainRequest::default() };
     let mut told = bed.root().await.drain(request).await.unwrap().into_inner();
-    let mut done = false;
-    while let Some(progress) = told.message().await.unwrap() {
-        done = progress.done;
-    }
-    assert!(done && !holder.process.wait().await.unwrap().success());
+    let last = all(&mut told).await.pop().unwrap();
+    assert!(last.done && last.gone == 1, "{last:?}");
+    holder.until("ENDED").await;
     let refused = bed.root().await.drain(DrainRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "nobody empties everything by leaving something out");
     let refused = bed.root().await.drain(drain(&["GPU-z"])).await.unwrap_err();

@@ -1,7 +1,7 @@
 //! The bed of these tests: an agent alone on this machine, on its real sockets, with one GPU of 24 GiB (23 of them leasable) that is told, not real.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -234,12 +234,14 @@ pub(crate) fn lease(event: &LeaseEvent) -> &LeaseView {
     event.lease.as_ref().unwrap()
 }
 
-/// Once the file is there.
-pub(crate) async fn until_exists(path: &Path) {
-    let there = async {
-        while !path.exists() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+/// All that a stream tells until its end.
+pub(crate) async fn all<T>(stream: &mut Streaming<T>) -> Vec<T> {
+    let to_its_end = async {
+        let mut told = Vec::new();
+        while let Some(next) = stream.message().await.unwrap() {
+            told.push(next);
         }
+        told
     };
-    tokio::time::timeout(Duration::from_secs(60), there).await.expect("it comes to be");
+    tokio::time::timeout(Duration::from_secs(60), to_its_end).await.expect("it ends")
 }
