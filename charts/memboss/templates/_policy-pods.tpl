@@ -33,8 +33,6 @@
 # The container whose memory request carries the RAM.
 - name: carrier
   expression: variables.carriers.filter(c, c.name == variables.target)
-- name: ramAlone
-  expression: "'ram' in variables.ours && variables.asking.size() + variables.withUnits.size() == 0"
 - name: badRam
   expression: >-
     'ram' in variables.ours && !variables.annotations['memboss.dev/ram'].matches(
@@ -46,6 +44,8 @@
 - name: withUnits
   expression: >-
     (object.spec.containers + variables.inits).filter(c, {{ include "memboss.cel.units" . }}).map(c, c.name)
+- name: ramAlone
+  expression: "'ram' in variables.ours && variables.asking.size() + variables.withUnits.size() == 0"
 - name: class
   expression: "'priority' in variables.ours ? variables.annotations['memboss.dev/priority'] : 'normal'"
 - name: classes
