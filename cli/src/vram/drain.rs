@@ -1,0 +1,156 @@
+//! `memboss vram drain`: empties GPUs or the machine, and tells who is still there until nobody is.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{ArgGroup, Args};
+use memboss_agent_api::v1::{DrainProgress, DrainRequest, GpuList, StatusRequest, UndrainRequest};
+use serde::Serialize;
+
+use super::look;
+use crate::agent::{Sockets, answer, refused};
+use crate::ask::Consent;
+use crate::exit::Failure;
+use crate::output::{Output, aside};
+use crate::{plain, show};
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).multiple(false).args(["gpus", "node"])))]
+pub(crate) struct Drain {
+    /// GPUs, by index or UUID.
+    #[arg(value_name = "GPU")]
+    gpus: Vec<String>,
+    /// All GPUs, and the host's RAM.
+    #[arg(long)]
+    node: bool,
+    /// Whoever is still there after so long is ended (2m, 90s). Without: each notice runs its time.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    deadline: Option<Duration>,
+    /// Only tells whom it would concern.
+    #[arg(long)]
+    dry_run: bool,
+    /// Grants there again.
+    #[arg(long, conflicts_with_all = ["deadline", "dry_run"])]
+    undo: bool,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+/// How far it has come.
+#[derive(Debug, Serialize)]
+struct Progress {
+    dry_run: bool,
+    done: bool,
+    gone: u32,
+    remaining: Vec<plain::Lease>,
+}
+
+pub(crate) async fn run(asked: Drain, sockets: &Sockets, output: Output) -> Result<()> {
+    let gpus = if asked.node { Vec::new() } else { uuids(&asked.gpus, sockets).await? };
+    let socket = &sockets.node_socket;
+    let mut agent = sockets.node().await?;
+    if asked.undo {
+        answer(socket, agent.undrain(UndrainRequest { gpus, node: asked.node })).await?;
+        aside("memory is granted there again");
+        return Ok(());
+    }
+    let deadline = asked.deadline.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let request = DrainRequest { gpus, node: asked.node, deadline_ms: deadline, dry_run: asked.dry_run };
+    if asked.dry_run || !asked.consent.yes {
+        let mut would = answer(socket, agent.drain(DrainRequest { dry_run: true, ..request.clone() })).await?;
+        let first = would.message().await.map_err(|status| refused(socket, &status))?.unwrap_or_default();
+        if asked.dry_run {
+            return output.say(&progress(&first, true), || {
+                format!("{}\n{} would have to go; nothing was changed", table(&first, output), first.remaining.len())
+            });
+        }
+        let what = format!("{}\nNothing new is granted there, and these are asked to go.", table(&first, output));
+        asked.consent.to(&what)?;
+    }
+    let mut steps = answer(socket, agent.drain(request)).await?;
+    loop {
+        let step = tokio::select! {
+            step = steps.message() => step.map_err(|status| refused(socket, &status))?,
+            _ = tokio::signal::ctrl_c() => {
+                aside("it goes on without this command, and nothing is granted there until --undo");
+                return Err(Failure::Undone("not empty yet".to_owned()).into());
+            }
+        };
+        let Some(step) = step else {
+            let at = socket.display();
+            return Err(Failure::NoAgent(format!("the agent at {at} has ended before all had gone: ask again")).into());
+        };
+        output.say_next(&progress(&step, false), || line(&step))?;
+        if step.done {
+            if output.is_text() {
+                aside("nothing is granted there until it is said again with --undo");
+            }
+            return Ok(());
+        }
+    }
+}
+
+/// The agent knows GPUs by UUID, people by index.
+async fn uuids(named: &[String], sockets: &Sockets) -> Result<Vec<String>> {
+    let status = answer(&sockets.socket, sockets.leases().await?.status(StatusRequest {})).await?;
+    let list = status.gpus.unwrap_or_default();
+    named.iter().map(|name| uuid(name, &list).map_err(Into::into)).collect()
+}
+
+fn uuid(name: &str, list: &GpuList) -> Result<String, Failure> {
+    let found = list.gpus.iter().find(|gpu| gpu.uuid == name || gpu.index.to_string() == name);
+    found.map(|gpu| gpu.uuid.clone()).ok_or_else(|| {
+        let there: Vec<String> = list.gpus.iter().map(|gpu| format!("{} ({})", gpu.index, gpu.uuid)).collect();
+        let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+        Failure::Usage(format!("no GPU {name:?} is here: there is {there}"))
+    })
+}
+
+fn progress(step: &DrainProgress, dry_run: bool) -> Progress {
+    Progress { dry_run, done: step.done, gone: step.gone, remaining: plain::leases(&step.remaining) }
+}
+
+fn table(step: &DrainProgress, output: Output) -> String {
+    if step.remaining.is_empty() { "nobody is there".to_owned() } else { show::leases(&step.remaining, look(output)) }
+}
+
+fn line(step: &DrainProgress) -> String {
+    if step.remaining.is_empty() {
+        let word = if step.done { "empty" } else { "nobody holds anything there" };
+        return format!("{word}: {} gone", step.gone);
+    }
+    let who = step.remaining.iter().map(|lease| {
+        let left = lease.notice.as_ref().map(|notice| format!(", {} left", show::time(notice.remaining_ms)));
+        format!("{} ({}{})", lease.lease, show::state(lease), left.unwrap_or_default())
+    });
+    format!("{} gone, {} still there: {}", step.gone, step.remaining.len(), who.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memboss_agent_api::v1::{Gpu, LeaseView, Notice, Phase};
+
+    #[test]
+    fn gpus_are_named_by_index_or_uuid_and_a_wrong_name_is_told_the_right_ones() {
+        let gpu = |index: u32| Gpu { index, uuid: format!("GPU-{index}"), ..Gpu::default() };
+        let list = GpuList { gpus: vec![gpu(0), gpu(1)], hold: String::new() };
+        assert_eq!((uuid("1", &list).unwrap(), uuid("GPU-0", &list).unwrap()), ("GPU-1".into(), "GPU-0".into()));
+        let wrong = uuid("2", &list).unwrap_err().to_string();
+        assert!(wrong.contains("1 (GPU-1)"), "{wrong}");
+    }
+
+    #[test]
+    fn progress_says_who_is_still_there_and_for_how_long() {
+        let notice = Notice { remaining_ms: 12_000, ..Notice::default() };
+        let lease = LeaseView {
+            lease: "user-0/a".into(),
+            phase: Phase::Revoking.into(),
+            notice: Some(notice),
+            ..LeaseView::default()
+        };
+        let step = DrainProgress { remaining: vec![lease], gone: 2, done: false };
+        assert_eq!(line(&step), "2 gone, 1 still there: user-0/a (Revoking, 12s left)");
+        assert_eq!(line(&DrainProgress { done: true, gone: 3, ..DrainProgress::default() }), "empty: 3 gone");
+    }
+}
