@@ -91,8 +91,11 @@ pub(crate) async fn run(what: Ram, output: Output) -> Result<()> {
     match what {
         Ram::Status { watch } => {
             let report = machine.report()?;
-            output.say(&report, || show_ram::report(&report))?;
-            if watch { follow(&machine, output).await } else { Ok(()) }
+            if watch {
+                output.say_next(&report, || show_ram::report(&report))?;
+                return follow(&machine, output).await;
+            }
+            output.say(&report, || show_ram::report(&report))
         }
         Ram::Analyze(asked) => analyze(&machine, &asked, output).await,
         Ram::Clear(asked) => clear(&machine, &asked, output).await,

@@ -12,9 +12,9 @@ use super::{Doctor, Finding};
 /// The ledger and its next version fit into that many times over.
 const ROOM_MIB: u64 = 16;
 
-pub(super) fn look(asked: &Doctor) -> Vec<Finding> {
-    let mut findings = vec![processes(&asked.proc_root), ledger(&asked.run_dir)];
-    findings.extend(room(&asked.run_dir));
+pub(super) fn look(asked: &Doctor, run_dir: &Path) -> Vec<Finding> {
+    let mut findings = vec![processes(&asked.proc_root), ledger(run_dir)];
+    findings.extend(room(run_dir));
     findings.push(state(&asked.state_dir));
     findings.push(cgroups(&asked.cgroup_root));
     findings.push(stalls(&asked.proc_root));

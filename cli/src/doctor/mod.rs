@@ -23,9 +23,9 @@ pub(crate) struct Doctor {
     /// NVML's library; the system's if not given.
     #[arg(long, env = "MEMBOSS_NVML_LIBRARY", value_name = "PATH")]
     nvml_library: Option<PathBuf>,
-    /// The agent's folder in memory: its ledger and its sockets.
-    #[arg(long, default_value = "/run/memboss", value_name = "PATH")]
-    run_dir: PathBuf,
+    /// The agent's folder in memory: its ledger and its sockets. Without: where root's socket is.
+    #[arg(long, value_name = "PATH")]
+    run_dir: Option<PathBuf>,
     /// The agent's folder on disk.
     #[arg(long, default_value = "/var/lib/memboss", value_name = "PATH")]
     state_dir: PathBuf,
@@ -80,7 +80,8 @@ pub(crate) async fn run(asked: &Doctor, sockets: &Sockets, output: Output) -> Re
     let (mut findings, status) = sockets::look(sockets).await;
     findings.extend(status.as_ref().map(|status| machine::same_boot(status, asked)));
     findings.extend(gpus::look(asked.nvml_library.as_deref(), status.as_ref()));
-    findings.extend(machine::look(asked));
+    let beside = sockets.node_socket.ancestors().nth(2).unwrap_or_else(|| "/run/memboss".as_ref());
+    findings.extend(machine::look(asked, asked.run_dir.as_deref().unwrap_or(beside)));
     output.say(&findings, || table(&findings))?;
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count();
     if failed > 0 { Err(Failure::Undone(format!("{failed} of {} do not work", findings.len())).into()) } else { Ok(()) }

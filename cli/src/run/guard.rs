@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use nix::sys::prctl::set_name;
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpgrp, getpid};
 
@@ -27,6 +28,7 @@ pub(crate) struct Guard {
 /// Guards the group that it leads, until it is alone in it.
 pub(crate) fn run(asked: Guard) -> Result<()> {
     // What is meant for the command reaches the whole group; only SIGKILL ends its guard.
+    set_name(c"memboss-guard").context("failed to take its name")?;
     SigSet::all().thread_block().context("failed to block signals")?;
     let mut out = std::io::stdout();
     out.write_all(&[READY]).and_then(|()| out.flush()).context("failed to say that it is there")?;

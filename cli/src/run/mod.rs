@@ -61,7 +61,7 @@ pub(crate) async fn run(asked: Run, sockets: &Sockets, output: Output) -> Result
     };
     let env = environment(&asked, &lease, sockets);
     let child = Child::start(&asked.command, &env, asked.kill_after)?;
-    Running { asked, child, news, notice: String::new(), over: None, heard: true }
+    Running { asked, child, news, notice: String::new(), over: None, asked_to_end: false, heard: true }
         .until_ended(&mut signals, lease)
         .await
 }
@@ -183,6 +183,8 @@ struct Running {
     notice: String,
     /// When what is left is killed: its lease has ended.
     over: Option<Instant>,
+    /// Whether it was asked to end because its time is up.
+    asked_to_end: bool,
     /// Whether more can be heard of the lease.
     heard: bool,
 }
@@ -199,6 +201,8 @@ impl Running {
             tokio::select! {
                 Some(signal) = signals.recv() => match signal {
                     Signal::SIGCHLD => {}
+                    // The agent asks this process, and tells the same by the stream: the command is asked once.
+                    Signal::SIGTERM if !self.notice.is_empty() || self.over.is_some() => self.ask_to_end(),
                     other => self.child.signal(other),
                 },
                 heard = self.news.recv(), if self.heard => match heard {
@@ -249,6 +253,13 @@ impl Running {
         if self.over.is_none() {
             aside(&format!("memboss: {why}; the command is asked to end"));
             self.over = Some(Instant::now() + self.asked.kill_after);
+            self.ask_to_end();
+        }
+    }
+
+    fn ask_to_end(&mut self) {
+        if !self.asked_to_end {
+            self.asked_to_end = true;
             self.child.ask_to_end();
         }
     }
