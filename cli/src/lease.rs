@@ -27,7 +27,8 @@ pub(crate) enum Lease {
         /// Its name, as `memboss lease list` shows it.
         lease: String,
     },
-    /// Gives a lease of yours back. The process that held it goes on without it; what that still uses counts as used by others.
+    /// Gives a lease of yours back. The process that held it goes on without it, and what that still uses counts as used by others; a command of `memboss run`
+    /// is asked to end.
     Release {
         /// Its name, as `memboss lease list` shows it.
         lease: String,

@@ -64,6 +64,9 @@ pub(crate) struct Run {
     /// The time that it wishes for before it has to go, at most 5m. Without: what the class of whoever needs the memory gives.
     #[arg(long, value_name = "TIME", value_parser = notice)]
     notice: Option<Duration>,
+    /// Is not asked to go for so long after its grant, at most what its class gives.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    protection: Option<Duration>,
     /// Sent to the command's process group when it has to go, so that it can save its work; none: nothing is.
     #[arg(long, value_name = "NAME", default_value = "TERM", value_parser = notice_signal)]
     pub(super) notice_signal: NoticeSignal,
@@ -145,6 +148,7 @@ impl Run {
             uuids: self.uuids.clone(),
             spread: self.spread,
             notice_ms: millis(self.notice),
+            protection_ms: millis(self.protection),
             label: self.label.clone(),
             ..AcquireRequest::default()
         }
