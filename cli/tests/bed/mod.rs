@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use memboss_sim_state::{DIR_ENV, Gpu, MIB, SimDir, gpu_uuid};
@@ -249,11 +250,6 @@ impl Running {
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
-
-    /// Types something.
-    pub(crate) fn types(&mut self, keys: &[u8]) {
-        self.child.stdin.as_mut().unwrap().write_all(keys).unwrap();
-    }
 }
 
 impl Drop for Running {
@@ -271,6 +267,56 @@ fn listen(stream: impl Read + Send + 'static, said: Sender<String>) {
             }
         }
     });
+}
+
+/// A command on a terminal: what is on it is seen as it comes, whole lines or not.
+pub(crate) struct Terminal {
+    child: Child,
+    seen: Arc<Mutex<String>>,
+}
+
+impl Terminal {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut shown, seen) = (child.stdout.take().unwrap(), Arc::<Mutex<String>>::default());
+        let here = seen.clone();
+        std::thread::spawn(move || {
+            let mut part = [0; 4096];
+            while let Ok(length @ 1..) = shown.read(&mut part) {
+                here.lock().unwrap().push_str(&String::from_utf8_lossy(&part[..length]));
+            }
+        });
+        Self { child, seen }
+    }
+
+    /// Everything that was seen, once those words are there.
+    pub(crate) fn says(&self, words: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let seen = self.seen.lock().unwrap().clone();
+            if seen.contains(words) {
+                return seen;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{words:?} is not on the terminal, but {seen:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Types something.
+    pub(crate) fn types(&mut self, keys: &[u8]) {
+        self.child.stdin.as_mut().unwrap().write_all(keys).unwrap();
+    }
+
+    pub(crate) fn ends(mut self) -> i32 {
+        until("it ends", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
 }
 
 /// Whether a process is there and has not ended.
