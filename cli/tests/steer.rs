@@ -236,7 +236,7 @@ fn only_root_may_steer_and_others_are_told_so() {
 #[test]
 fn on_a_terminal_it_asks_and_goes_on_only_if_told_to() {
     let bed = Bed::new(1);
-    let mut held = holder(&bed, "mine", &["--vram", "20Gi"]);
+    let held = holder(&bed, "mine", &["--vram", "20Gi"]);
     let name = Bed::mine("mine");
     let ask = format!("{MEMBOSS} lease preempt {name}");
     let mut refused = on_terminal(&bed, &ask);

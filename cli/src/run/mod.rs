@@ -8,7 +8,7 @@ mod request;
 mod say;
 
 use anyhow::{Context as _, Result};
-use memboss_agent_api::v1::{LeaseEvent, LeaseView, Outlook, Phase};
+use memboss_agent_api::v1::{LeaseEvent, LeaseView, Outlook, Phase, StatusRequest};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,6 +53,7 @@ pub(crate) async fn run(asked: Run, sockets: &Sockets, output: Output) -> Result
     if asked.dry_run {
         return dry_run(&asked, sockets, output).await;
     }
+    refuse_used_name(&asked, sockets).await?;
     let mut signals = listen_to_signals()?;
     let mut news = hold::begin(sockets.socket.clone(), asked.request());
     let lease = match wait(&asked, &mut news, &mut signals).await? {
@@ -64,6 +65,21 @@ pub(crate) async fn run(asked: Run, sockets: &Sockets, output: Output) -> Result
     Running { asked, child, news, notice: String::new(), over: None, asked_to_end: false, heard: true }
         .until_ended(&mut signals, lease)
         .await
+}
+
+/// The same request under the same name is one lease, and this one would take it from whoever holds it.
+async fn refuse_used_name(asked: &Run, sockets: &Sockets) -> Result<(), Failure> {
+    let Some(name) = &asked.name else { return Ok(()) };
+    let status = answer(&sockets.socket, sockets.leases().await?.status(StatusRequest {})).await?;
+    let own = nix::unistd::geteuid().as_raw();
+    let used = status.leases.iter().find(|lease| {
+        let is_own = lease.holder.as_ref().is_some_and(|holder| holder.uid == own);
+        is_own && lease.lease.rsplit_once('/').is_some_and(|(_, used)| used == name)
+    });
+    match used {
+        Some(lease) => Err(Failure::Usage(format!("{} is there already: give this one another --name", lease.lease))),
+        None => Ok(()),
+    }
 }
 
 async fn dry_run(asked: &Run, sockets: &Sockets, output: Output) -> Result<u8> {

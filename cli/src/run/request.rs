@@ -75,7 +75,7 @@ pub(crate) struct Run {
     pub(super) kill_after: Duration,
     /// The lease's name (user-UID/NAME). Without: one that nobody else has.
     #[arg(long)]
-    name: Option<String>,
+    pub(super) name: Option<String>,
     /// Shown to people.
     #[arg(long, default_value = "")]
     label: String,

@@ -43,7 +43,7 @@ impl Screen {
             Constraint::Length(1),
         ])
         .areas(frame.area());
-        frame.render_widget(self.head(waiting.len(), holding.len()), head);
+        frame.render_widget(self.head(waiting.len(), holding.len(), colours), head);
         frame.render_widget(self.bars(&gpus.gpus, bars.width, colours), bars);
         let block = Block::new().borders(Borders::TOP).title(" leases ");
         frame.render_widget(holders(&holding, self.scrolled, colours).block(block), leases);
@@ -51,15 +51,15 @@ impl Screen {
         frame.render_widget(Line::from("q quits, arrows scroll").dim(), keys);
     }
 
-    fn head(&self, waiting: usize, holding: usize) -> Line<'static> {
+    fn head(&self, waiting: usize, holding: usize, colours: Colours) -> Line<'static> {
         let hold = self.status.gpus.as_ref().map(|gpus| gpus.hold.clone()).unwrap_or_default();
         let mut spans =
             vec![Span::from(self.status.node.clone()).bold(), format!("  {holding} hold, {waiting} wait").into()];
         if !hold.is_empty() {
-            spans.push(Span::from(format!("  nothing is granted now: {hold}")).yellow());
+            spans.push(Span::from(format!("  nothing is granted now: {hold}")).style(style(Color::Yellow, colours)));
         }
         if let Some(trouble) = &self.trouble {
-            spans.push(Span::from(format!("  {trouble}")).red());
+            spans.push(Span::from(format!("  {trouble}")).style(style(Color::Red, colours)));
         }
         Line::from(spans)
     }

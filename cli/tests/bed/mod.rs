@@ -98,19 +98,24 @@ impl Bed {
             .stderr(log);
         self.dress(&mut agent);
         self.agent = Some(agent.spawn().unwrap());
-        // It is there once it answers anything: a wrong question will do, from whoever it does not know.
-        until("the agent answers", || {
-            let doctor = self.memboss(&["doctor", "-o", "json"]).output().unwrap();
-            let found: Value = serde_json::from_slice(&doctor.stdout).unwrap();
-            let answers = |finding: &&Value| finding["about"] == "root's socket" && finding["verdict"] == "ok";
-            found.as_array().unwrap().iter().find(answers).map(|_| ())
-        });
+        // What an agent left behind that was killed lets nobody in.
+        for socket in [self.socket(), self.path().join("run/node/node.sock")] {
+            until("the agent listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
+        }
     }
 
     pub(crate) fn kill_agent(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             agent.kill().unwrap();
             agent.wait().unwrap();
+        }
+    }
+
+    /// What the agent remembers is gone, as after a new start of the machine.
+    pub(crate) fn forget(&self) {
+        for folder in ["run", "state"] {
+            std::fs::remove_dir_all(self.path().join(folder)).unwrap();
+            std::fs::create_dir(self.path().join(folder)).unwrap();
         }
     }
 
