@@ -9,14 +9,18 @@ use std::time::Duration;
 use clap::Args;
 use memboss_agent_api::v1::leases_client::LeasesClient;
 use memboss_agent_api::v1::node_client::NodeClient;
+use memboss_agent_api::v1::{StatusRequest, StatusResponse};
 use memboss_agent_api::{NODE_SOCKET, Unreachable, WORKLOAD_SOCKET};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use crate::exit::Failure;
 
-/// An agent that is well answers in milliseconds.
+/// An agent that is well answers in milliseconds; one that has just begun looks at its GPUs first.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long until an agent that has just begun is asked again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Where the agent listens.
 #[derive(Clone, Debug, Args)]
@@ -33,6 +37,16 @@ impl Sockets {
     /// What everybody may ask.
     pub(crate) async fn leases(&self) -> Result<LeasesClient<Channel>, Failure> {
         connect(&self.socket).await.map(LeasesClient::new)
+    }
+
+    /// The machine as it stands.
+    pub(crate) async fn status(&self) -> Result<StatusResponse, Failure> {
+        let agent = self.leases().await?;
+        let asked = || {
+            let mut agent = agent.clone();
+            async move { agent.status(StatusRequest {}).await }
+        };
+        begun(&self.socket, asked).await
     }
 
     /// What only root may ask.
@@ -54,6 +68,22 @@ pub(crate) async fn answer<T>(
 ) -> Result<T, Failure> {
     let answer = tokio::time::timeout(PATIENCE, asked).await.map_err(|_| silent(socket))?;
     answer.map(Response::into_inner).map_err(|status| refused(socket, &status))
+}
+
+/// The answer of an agent that may have just begun: it is asked again while it says that it is not there yet.
+pub(crate) async fn begun<T, A: Future<Output = Result<Response<T>, Status>>>(
+    socket: &Path,
+    mut asked: impl FnMut() -> A,
+) -> Result<T, Failure> {
+    let until_begun = async {
+        loop {
+            match asked().await {
+                Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(AGAIN).await,
+                answered => return answered,
+            }
+        }
+    };
+    answer(socket, until_begun).await
 }
 
 fn silent(socket: &Path) -> Failure {

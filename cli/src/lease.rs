@@ -63,7 +63,7 @@ struct Preempted {
 pub(crate) async fn run(what: Lease, sockets: &Sockets, output: Output) -> Result<()> {
     match what {
         Lease::List { watch: false } => {
-            let status = answer(&sockets.socket, sockets.leases().await?.status(StatusRequest {})).await?;
+            let status = sockets.status().await?;
             output.say(&plain::leases(&status.leases), || show::leases(&status.leases, look(output)))
         }
         Lease::List { watch: true } => watch(sockets, output).await,

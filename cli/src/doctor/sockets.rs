@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use memboss_agent_api::v1::{StatusRequest, StatusResponse};
+use memboss_agent_api::v1::StatusResponse;
 
 use super::Finding;
-use crate::agent::{Sockets, answer};
+use crate::agent::Sockets;
 use crate::exit::Failure;
 
 const START: &str = "start it (systemctl start memboss-agent), or say where it listens by --socket";
@@ -13,7 +13,7 @@ const START: &str = "start it (systemctl start memboss-agent), or say where it l
 /// What was found, and what the agent told.
 pub(super) async fn look(sockets: &Sockets) -> (Vec<Finding>, Option<StatusResponse>) {
     let mut findings = vec![there("agent's socket", &sockets.socket)];
-    let told = async { answer(&sockets.socket, sockets.leases().await?.status(StatusRequest {})).await }.await;
+    let told = sockets.status().await;
     let status = match told {
         Ok(status) => {
             findings.push(Finding::ok("agent", format!("answers as node {:?}", status.node)));

@@ -93,9 +93,12 @@ impl Holding {
     }
 
     async fn open(&self) -> Result<Streaming<LeaseEvent>, Failure> {
-        let mut agent = self.agent().await?;
-        let opened = agent.acquire(self.request.clone()).await;
-        opened.map(tonic::Response::into_inner).map_err(|status| crate::agent::refused(&self.socket, &status))
+        let agent = self.agent().await?;
+        let asked = || {
+            let (mut agent, request) = (agent.clone(), self.request.clone());
+            async move { agent.acquire(request).await }
+        };
+        crate::agent::begun(&self.socket, asked).await
     }
 
     async fn agent(&self) -> Result<LeasesClient<tonic::transport::Channel>, Failure> {

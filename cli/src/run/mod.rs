@@ -8,7 +8,7 @@ mod request;
 mod say;
 
 use anyhow::{Context as _, Result};
-use memboss_agent_api::v1::{LeaseEvent, LeaseView, Outlook, Phase, StatusRequest};
+use memboss_agent_api::v1::{LeaseEvent, LeaseView, Outlook, Phase};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,7 +70,7 @@ pub(crate) async fn run(asked: Run, sockets: &Sockets, output: Output) -> Result
 /// The same request under the same name is one lease, and this one would take it from whoever holds it.
 async fn refuse_used_name(asked: &Run, sockets: &Sockets) -> Result<(), Failure> {
     let Some(name) = &asked.name else { return Ok(()) };
-    let status = answer(&sockets.socket, sockets.leases().await?.status(StatusRequest {})).await?;
+    let status = sockets.status().await?;
     let own = nix::unistd::geteuid().as_raw();
     let used = status.leases.iter().find(|lease| {
         let is_own = lease.holder.as_ref().is_some_and(|holder| holder.uid == own);

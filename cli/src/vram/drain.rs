@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{ArgGroup, Args};
-use memboss_agent_api::v1::{DrainProgress, DrainRequest, GpuList, StatusRequest, UndrainRequest};
+use memboss_agent_api::v1::{DrainProgress, DrainRequest, GpuList, UndrainRequest};
 use serde::Serialize;
 
 use super::look;
@@ -92,7 +92,7 @@ pub(crate) async fn run(asked: Drain, sockets: &Sockets, output: Output) -> Resu
 
 /// The agent knows GPUs by UUID, people by index.
 async fn uuids(named: &[String], sockets: &Sockets) -> Result<Vec<String>> {
-    let status = answer(&sockets.socket, sockets.leases().await?.status(StatusRequest {})).await?;
+    let status = sockets.status().await?;
     let list = status.gpus.unwrap_or_default();
     named.iter().map(|name| uuid(name, &list).map_err(Into::into)).collect()
 }

@@ -6,7 +6,7 @@ mod top;
 
 use anyhow::Result;
 use clap::Subcommand;
-use memboss_agent_api::v1::{CleanupRequest, StatusRequest};
+use memboss_agent_api::v1::CleanupRequest;
 use serde::Serialize;
 
 use crate::agent::{Sockets, answer};
@@ -43,7 +43,7 @@ struct Cleaned {
 pub(crate) async fn run(what: Vram, sockets: &Sockets, output: Output) -> Result<()> {
     match what {
         Vram::Status => {
-            let status = answer(&sockets.socket, sockets.leases().await?.status(StatusRequest {})).await?;
+            let status = sockets.status().await?;
             output.say(&plain::machine(&status), || show::machine(&status, look(output)))
         }
         Vram::Top => top::run(sockets, output).await,

@@ -34,7 +34,7 @@ struct Everything {
 
 pub(crate) async fn run(sockets: &Sockets, output: Output) -> Result<()> {
     // Asked once before the screen is taken: where nothing is to be seen, a sentence is worth more.
-    let status = answer(&sockets.socket, sockets.leases().await?.status(StatusRequest {})).await?;
+    let status = sockets.status().await?;
     let screens = output.is_text() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if !screens {
         let both = Everything { machine: plain::machine(&status), leases: plain::leases(&status.leases) };
