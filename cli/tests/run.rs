@@ -145,7 +145,8 @@ fn what_a_command_leaves_behind_ends_with_its_lease() {
 #[test]
 fn a_holder_is_told_for_whom_it_has_to_go_and_can_save_its_work() {
     let bed = Bed::new(1);
-    let asked = ["--vram", "20Gi", "--class", "batch", "--protection", "1ms"];
+    // Long enough that it goes by the notice, not by what comes after it.
+    let asked = ["--vram", "20Gi", "--class", "batch", "--protection", "1ms", "--notice", "5m"];
     let mut holder = bed.start(&with(&asked, &SAVES));
     holder.says("there");
     let mut urgent = bed.start(&with(&["--vram", "20Gi", "--class", "urgent", "--name", "vip"], &["echo", "ran"]));

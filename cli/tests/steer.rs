@@ -271,6 +271,28 @@ fn a_command_has_the_terminal_and_an_interrupt_is_its_own() {
 }
 
 #[test]
+fn a_shell_stops_and_continues_it_with_its_command_as_one_job() {
+    let bed = Bed::new(1);
+    let mut shell = on_terminal(&bed, "bash --norc --noprofile -i");
+    shell.types(format!("PS1=; {MEMBOSS} run --vram 1Gi --name job -- cat\n").as_bytes());
+    shell.says("gpu0:1Gi");
+    shell.types(b"first\n");
+    shell.says("first\r\nfirst");
+    shell.types(b"\x1a");
+    shell.says("Stopped");
+    shell.types(b"echo the shell is back: $((40 + 2))\n");
+    shell.says("the shell is back: 42");
+    assert_eq!(bed.lease(&Bed::mine("job")).unwrap()["state"], "Active", "its lease goes on");
+    shell.types(b"fg\n");
+    shell.types(b"second\n");
+    shell.says("second\r\nsecond");
+    shell.types(b"\x04");
+    shell.types(b"echo ended: $?; exit 9\n");
+    shell.says("ended: 0");
+    assert_eq!(shell.ends(), 9);
+}
+
+#[test]
 fn the_live_screen_shows_leases_as_they_come_and_goes_by_q() {
     let bed = Bed::new(1);
     let mut top = on_terminal(&bed, &format!("stty rows 30 columns 120; {MEMBOSS} vram top; echo over $?"));

@@ -70,7 +70,7 @@ pub(crate) struct Run {
     /// Sent to the command's process group when it has to go, so that it can save its work; none: nothing is.
     #[arg(long, value_name = "NAME", default_value = "TERM", value_parser = notice_signal)]
     pub(super) notice_signal: NoticeSignal,
-    /// What is left of the command is killed so long after its lease has ended.
+    /// What is left of the command is killed so long after its lease has ended; where others need the memory the agent waits no longer than 10s.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(super) kill_after: Duration,
     /// The lease's name (user-UID/NAME). Without: one that nobody else has.
