@@ -274,10 +274,10 @@ fn a_command_has_the_terminal_and_an_interrupt_is_its_own() {
 fn a_shell_stops_and_continues_it_with_its_command_as_one_job() {
     let bed = Bed::new(1);
     let mut shell = on_terminal(&bed, "bash --norc --noprofile -i");
-    shell.types(format!("PS1=; {MEMBOSS} run --vram 1Gi --name job -- cat\n").as_bytes());
+    shell.types(format!("PS1=; {MEMBOSS} run --vram 1Gi --name job -- sed -u s/^/heard-/\n").as_bytes());
     shell.says("gpu0:1Gi");
     shell.types(b"first\n");
-    shell.says("first\r\nfirst");
+    shell.says("heard-first");
     shell.types(b"\x1a");
     shell.says("Stopped");
     shell.types(b"echo the shell is back: $((40 + 2))\n");
@@ -285,7 +285,7 @@ fn a_shell_stops_and_continues_it_with_its_command_as_one_job() {
     assert_eq!(bed.lease(&Bed::mine("job")).unwrap()["state"], "Active", "its lease goes on");
     shell.types(b"fg\n");
     shell.types(b"second\n");
-    shell.says("second\r\nsecond");
+    shell.says("heard-second");
     shell.types(b"\x04");
     shell.types(b"echo ended: $?; exit 9\n");
     shell.says("ended: 0");
