@@ -7,13 +7,15 @@ mod hold;
 mod request;
 mod say;
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use memboss_agent_api::v1::{LeaseEvent, LeaseView, Outlook, Phase};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::child::Child;
 use self::hold::News;
@@ -23,6 +25,9 @@ use crate::agent::{Sockets, answer};
 use crate::exit::Failure;
 use crate::output::{Output, aside};
 use crate::plain;
+
+/// How long until it is looked again whether a lease of the same name is over.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What is passed on to the command. SIGCHLD tells that the command ended or stopped.
 const HEARD: [Signal; 9] = [
@@ -67,18 +72,26 @@ pub(crate) async fn run(asked: Run, sockets: &Sockets, output: Output) -> Result
         .await
 }
 
-/// The same request under the same name is one lease, and this one would take it from whoever holds it.
+/// The same request under the same name is one lease, and this one would take it from whoever holds it. One that is ending is waited for.
 async fn refuse_used_name(asked: &Run, sockets: &Sockets) -> Result<(), Failure> {
     let Some(name) = &asked.name else { return Ok(()) };
-    let status = sockets.status().await?;
+    let begun = Instant::now();
     let own = nix::unistd::geteuid().as_raw();
-    let used = status.leases.iter().find(|lease| {
-        let is_own = lease.holder.as_ref().is_some_and(|holder| holder.uid == own);
-        is_own && lease.lease.rsplit_once('/').is_some_and(|(_, used)| used == name)
-    });
-    match used {
-        Some(lease) => Err(Failure::Usage(format!("{} is there already: give this one another --name", lease.lease))),
-        None => Ok(()),
+    loop {
+        let status = sockets.status().await?;
+        let used = status.leases.iter().find(|lease| {
+            let is_own = lease.holder.as_ref().is_some_and(|holder| holder.uid == own);
+            is_own && lease.lease.rsplit_once('/').is_some_and(|(_, used)| used == name)
+        });
+        let Some(used) = used else { return Ok(()) };
+        if used.phase() != Phase::Stopping {
+            let lease = &used.lease;
+            return Err(Failure::Usage(format!("{lease} is there already: give this one another --name")));
+        }
+        if asked.no_wait || asked.timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
+            return Err(Failure::NotGranted(format!("{} is not over yet", used.lease)));
+        }
+        sleep(LOOK_AGAIN).await;
     }
 }
 

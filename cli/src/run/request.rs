@@ -57,10 +57,10 @@ pub(crate) struct Run {
     spread: bool,
     /// Waits so long at most (5m, 1h). Without: as long as it takes.
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "no_wait")]
-    timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     /// Does not wait at all.
     #[arg(long)]
-    no_wait: bool,
+    pub(super) no_wait: bool,
     /// The time that it wishes for before it has to go, at most 5m. Without: what the class of whoever needs the memory gives.
     #[arg(long, value_name = "TIME", value_parser = notice)]
     notice: Option<Duration>,

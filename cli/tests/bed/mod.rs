@@ -24,9 +24,10 @@ pub(crate) const MEMBOSS: &str = env!("CARGO_BIN_EXE_memboss");
 /// What was built beside the command line; elsewhere if `MEMBOSS_TEST_BINARIES` says so.
 pub(crate) fn built(name: &str) -> PathBuf {
     let beside = || Path::new(MEMBOSS).parent().unwrap().to_owned();
-    let path = std::env::var_os("MEMBOSS_TEST_BINARIES").map_or_else(beside, PathBuf::from).join(name);
-    assert!(path.exists(), "{} is not built: cargo build --workspace --release", path.display());
-    path
+    let folder = std::env::var_os("MEMBOSS_TEST_BINARIES").map_or_else(beside, PathBuf::from);
+    let places = [folder.join(name), folder.join("deps").join(name)];
+    let found = places.into_iter().find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} is not in {}: cargo build --workspace --release", folder.display()))
 }
 
 /// Looks again and again until it is so.
@@ -215,7 +216,7 @@ impl Answer {
 pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
-    heard: Vec<String>,
+    heard: Vec<(String, bool)>,
 }
 
 impl Running {
@@ -231,23 +232,26 @@ impl Running {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    /// The next line with those words.
+    /// A line with those words that was not asked for yet. Its two streams are heard in no order.
     pub(crate) fn says(&mut self, words: &str) -> String {
         loop {
+            if let Some((line, asked_for)) =
+                self.heard.iter_mut().find(|(line, asked_for)| !*asked_for && line.contains(words))
+            {
+                *asked_for = true;
+                return line.clone();
+            }
             let Ok(line) = self.lines.recv_timeout(PATIENCE) else {
                 panic!("it did not say {words:?}, but {:#?}", self.heard);
             };
-            self.heard.push(line.clone());
-            if line.contains(words) {
-                return line;
-            }
+            self.heard.push((line, false));
         }
     }
 
     /// Everything that it has said, once it has ended, and its exit code.
     pub(crate) fn ends(mut self) -> (i32, Vec<String>) {
         let status = until("it ends", || self.child.try_wait().unwrap());
-        let mut heard = std::mem::take(&mut self.heard);
+        let mut heard: Vec<String> = self.heard.drain(..).map(|(line, _)| line).collect();
         heard.extend(self.lines.iter());
         (status.code().unwrap_or(-1), heard)
     }
