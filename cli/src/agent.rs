@@ -22,14 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long until an agent that has just begun is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// Over the options that every command has.
+pub(crate) const EVERYWHERE: &str = "With every command";
+
 /// Where the agent listens.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Sockets {
     /// The agent's socket for everybody.
-    #[arg(long, env = "MEMBOSS_SOCKET", value_name = "PATH", default_value = WORKLOAD_SOCKET, global = true)]
+    #[arg(long, env = "MEMBOSS_SOCKET", value_name = "PATH", default_value = WORKLOAD_SOCKET, global = true, help_heading = EVERYWHERE)]
     pub(crate) socket: PathBuf,
     /// The agent's socket for what only root may: drain, cleanup, preempt.
-    #[arg(long, env = "MEMBOSS_NODE_SOCKET", value_name = "PATH", default_value = NODE_SOCKET, global = true)]
+    #[arg(long, env = "MEMBOSS_NODE_SOCKET", value_name = "PATH", default_value = NODE_SOCKET, global = true, help_heading = EVERYWHERE)]
     pub(crate) node_socket: PathBuf,
 }
 

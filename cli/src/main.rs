@@ -5,6 +5,7 @@ mod ask;
 mod docs;
 mod doctor;
 mod exit;
+mod gpus;
 mod lease;
 mod output;
 mod plain;
@@ -28,7 +29,7 @@ struct Arguments {
     #[command(flatten)]
     sockets: agent::Sockets,
     /// The answer's form.
-    #[arg(long, short, value_enum, default_value_t, global = true)]
+    #[arg(long, short, value_enum, default_value_t, global = true, help_heading = agent::EVERYWHERE)]
     output: output::Output,
     #[command(subcommand)]
     what: What,
@@ -55,11 +56,15 @@ enum What {
         /// Which shell.
         shell: Shell,
     },
+}
+
+/// Words that are not for people: no help, manual or completion tells of them.
+#[derive(Debug, Parser)]
+#[command(name = "memboss")]
+enum Own {
     /// Writes the manual of the command line.
-    #[command(hide = true)]
     Docs(docs::Docs),
     /// Ends a command whose `memboss run` is gone.
-    #[command(hide = true)]
     Guard(run::guard::Guard),
 }
 
@@ -80,7 +85,9 @@ the lease is taken up again.";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+    let own = std::env::args_os().nth(1).is_some_and(|word| word == "docs" || word == "guard");
+    let done = if own { run_own(&Own::parse()) } else { run(Arguments::parse()).await };
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             output::aside(&format!("error: {}", sentence(&error)));
@@ -113,8 +120,14 @@ async fn run(arguments: Arguments) -> Result<u8> {
             clap_complete::generate(shell, &mut Arguments::command(), "memboss", &mut text);
             output::line(String::from_utf8_lossy(&text).trim_end())?;
         }
-        What::Docs(asked) => docs::run(&asked, &Arguments::command())?,
-        What::Guard(asked) => run::guard::run(asked)?,
+    }
+    Ok(0)
+}
+
+fn run_own(what: &Own) -> Result<u8> {
+    match what {
+        Own::Docs(asked) => docs::run(asked, &Arguments::command())?,
+        Own::Guard(asked) => run::guard::run(*asked)?,
     }
     Ok(0)
 }

@@ -85,6 +85,7 @@ fn shells_are_told_how_to_complete_its_words() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let answer = memboss(&["completion", shell]);
         assert!(answer.code == 0 && answer.out.contains("preempt") && answer.out.contains("memboss"), "{shell}");
+        assert!(!answer.out.contains("guard"), "what is not for people is not completed: {shell}");
     }
     let script = memboss(&["completion", "bash"]).out;
     let mut bash = Command::new("bash").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -88,7 +88,7 @@ fn a_watcher_is_told_each_change() {
 #[test]
 fn draining_asks_everybody_to_go_and_grants_nothing_until_it_is_undone() {
     let bed = Bed::new(2);
-    let mut first = holder(&bed, "first", &["--vram", "2Gi", "--gpu", &bed.uuid(0)]);
+    let mut first = holder(&bed, "first", &["--vram", "2Gi", "--gpu", "0"]);
     let second = holder(&bed, "second", &["--vram", "2Gi", "--gpu", &bed.uuid(1)]);
 
     let would = bed.json(&["vram", "drain", "0", "--dry-run"]);

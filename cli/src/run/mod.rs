@@ -10,7 +10,7 @@ mod say;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use memboss_agent_api::v1::{LeaseEvent, LeaseView, Outlook, Phase};
+use memboss_agent_api::v1::{AcquireRequest, LeaseEvent, LeaseView, Outlook, Phase};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +24,7 @@ pub(crate) use self::request::Run;
 use crate::agent::{Sockets, answer};
 use crate::exit::Failure;
 use crate::output::{Output, aside};
-use crate::plain;
+use crate::{gpus, plain};
 
 /// How long until it is looked again whether a lease of the same name is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -55,12 +55,13 @@ struct Forecast {
 /// Runs it; the answer is the exit code.
 pub(crate) async fn run(asked: Run, sockets: &Sockets, output: Output) -> Result<u8> {
     asked.find_command()?;
+    let request = asked.request(gpus::uuids(&asked.only, sockets).await?);
     if asked.dry_run {
-        return dry_run(&asked, sockets, output).await;
+        return dry_run(request, sockets, output).await;
     }
     refuse_used_name(&asked, sockets).await?;
     let mut signals = listen_to_signals()?;
-    let mut news = hold::begin(sockets.socket.clone(), asked.request());
+    let mut news = hold::begin(sockets.socket.clone(), request);
     let lease = match wait(&asked, &mut news, &mut signals).await? {
         Waited::Granted(lease) => *lease,
         Waited::Interrupted(signal) => return Ok(128 + u8::try_from(signal as i32).unwrap_or(0)),
@@ -95,8 +96,8 @@ async fn refuse_used_name(asked: &Run, sockets: &Sockets) -> Result<(), Failure>
     }
 }
 
-async fn dry_run(asked: &Run, sockets: &Sockets, output: Output) -> Result<u8> {
-    let told = answer(&sockets.socket, sockets.leases().await?.dry_run(asked.request())).await?;
+async fn dry_run(request: AcquireRequest, sockets: &Sockets, output: Output) -> Result<u8> {
+    let told = answer(&sockets.socket, sockets.leases().await?.dry_run(request)).await?;
     let forecast = Forecast {
         outlook: match told.outlook() {
             Outlook::Now => "Now",

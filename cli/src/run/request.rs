@@ -49,9 +49,9 @@ pub(crate) struct Run {
     /// Only a GPU whose model contains this; may be repeated.
     #[arg(long = "model", value_name = "TEXT", requires = "vram")]
     models: Vec<String>,
-    /// Only this GPU; may be repeated.
-    #[arg(long = "gpu", value_name = "UUID", requires = "vram")]
-    uuids: Vec<String>,
+    /// Only this GPU, by index or UUID; may be repeated.
+    #[arg(long = "gpu", value_name = "GPU", requires = "vram")]
+    pub(super) only: Vec<String>,
     /// The emptiest GPU rather than the fullest that will do.
     #[arg(long, requires = "vram")]
     spread: bool,
@@ -132,7 +132,7 @@ fn millis(time: Option<Duration>) -> u64 {
 
 impl Run {
     /// The request, under a name that makes it one lease however often it is sent.
-    pub(super) fn request(&self) -> AcquireRequest {
+    pub(super) fn request(&self, uuids: Vec<String>) -> AcquireRequest {
         let slot = |amount: Amount| match amount {
             Amount::Fixed(memory) => SlotRequest { memory_mib: memory.mib(), percent: 0 },
             Amount::Share(percent) => SlotRequest { memory_mib: 0, percent: u32::from(percent.get()) },
@@ -145,7 +145,7 @@ impl Run {
             timeout_ms: millis(self.timeout),
             no_wait: self.no_wait,
             models: self.models.clone(),
-            uuids: self.uuids.clone(),
+            uuids,
             spread: self.spread,
             notice_ms: millis(self.notice),
             protection_ms: millis(self.protection),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{ArgGroup, Args};
-use memboss_agent_api::v1::{DrainProgress, DrainRequest, GpuList, UndrainRequest};
+use memboss_agent_api::v1::{DrainProgress, DrainRequest, UndrainRequest};
 use serde::Serialize;
 
 use super::look;
@@ -12,7 +12,7 @@ use crate::agent::{Sockets, answer, refused};
 use crate::ask::Consent;
 use crate::exit::Failure;
 use crate::output::{Output, aside};
-use crate::{plain, show};
+use crate::{gpus, plain, show};
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).multiple(false).args(["gpus", "node"])))]
@@ -46,7 +46,7 @@ struct Progress {
 }
 
 pub(crate) async fn run(asked: Drain, sockets: &Sockets, output: Output) -> Result<()> {
-    let gpus = if asked.node { Vec::new() } else { uuids(&asked.gpus, sockets).await? };
+    let gpus = if asked.node { Vec::new() } else { gpus::uuids(&asked.gpus, sockets).await? };
     let socket = &sockets.node_socket;
     let mut agent = sockets.node().await?;
     if asked.undo {
@@ -90,22 +90,6 @@ pub(crate) async fn run(asked: Drain, sockets: &Sockets, output: Output) -> Resu
     }
 }
 
-/// The agent knows GPUs by UUID, people by index.
-async fn uuids(named: &[String], sockets: &Sockets) -> Result<Vec<String>> {
-    let status = sockets.status().await?;
-    let list = status.gpus.unwrap_or_default();
-    named.iter().map(|name| uuid(name, &list).map_err(Into::into)).collect()
-}
-
-fn uuid(name: &str, list: &GpuList) -> Result<String, Failure> {
-    let found = list.gpus.iter().find(|gpu| gpu.uuid == name || gpu.index.to_string() == name);
-    found.map(|gpu| gpu.uuid.clone()).ok_or_else(|| {
-        let there: Vec<String> = list.gpus.iter().map(|gpu| format!("{} ({})", gpu.index, gpu.uuid)).collect();
-        let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-        Failure::Usage(format!("no GPU {name:?} is here: there is {there}"))
-    })
-}
-
 fn progress(step: &DrainProgress, dry_run: bool) -> Progress {
     Progress { dry_run, done: step.done, gone: step.gone, remaining: plain::leases(&step.remaining) }
 }
@@ -129,16 +113,7 @@ fn line(step: &DrainProgress) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use memboss_agent_api::v1::{Gpu, LeaseView, Notice, Phase};
-
-    #[test]
-    fn gpus_are_named_by_index_or_uuid_and_a_wrong_name_is_told_the_right_ones() {
-        let gpu = |index: u32| Gpu { index, uuid: format!("GPU-{index}"), ..Gpu::default() };
-        let list = GpuList { gpus: vec![gpu(0), gpu(1)], hold: String::new() };
-        assert_eq!((uuid("1", &list).unwrap(), uuid("GPU-0", &list).unwrap()), ("GPU-1".into(), "GPU-0".into()));
-        let wrong = uuid("2", &list).unwrap_err().to_string();
-        assert!(wrong.contains("1 (GPU-1)"), "{wrong}");
-    }
+    use memboss_agent_api::v1::{LeaseView, Notice, Phase};
 
     #[test]
     fn progress_says_who_is_still_there_and_for_how_long() {
