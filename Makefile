@@ -29,6 +29,7 @@ check: ## format, lints, generated files, licences
 	cargo fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	$(CARGO) run --release --quiet -p memboss-crds --bin crdgen -- --check
+	$(CARGO) run --release --quiet -p memboss-cli -- docs --check docs/cli.md
 	@tests/deny.sh
 
 .PHONY: unit
@@ -55,3 +56,7 @@ bench: ## measures and prints; asserts nothing
 .PHONY: crds
 crds: ## writes the custom resources' YAML again from the Rust types
 	$(CARGO) run --release --quiet -p memboss-crds --bin crdgen
+
+.PHONY: docs
+docs: ## writes the command line's manual again from the command line
+	$(CARGO) run --release --quiet -p memboss-cli -- docs docs/cli.md

@@ -1,32 +1,35 @@
-//! `memboss` on a machine: what the agent's ledger holds and why a lease stands where it stands (by the agent's socket), and host RAM (by itself).
+//! `memboss` on a machine: leases of GPU memory and RAM (by the agent's sockets), host RAM and what is wrong with the machine (by itself).
 
+mod agent;
+mod ask;
+mod docs;
+mod doctor;
+mod exit;
+mod gpus;
+mod lease;
 mod output;
 mod plain;
 mod ram;
+mod run;
 mod show;
 mod show_ram;
 mod size;
+mod vram;
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
-use memboss_agent_api::NODE_SOCKET;
-use memboss_agent_api::v1::node_client::NodeClient;
-use memboss_agent_api::v1::{ExplainRequest, StatusRequest, StatusResponse};
-use tonic::transport::Channel;
+use anyhow::Result;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
-/// The memory of this machine: leases of GPU memory, and host RAM.
+/// The memory of this machine: leases of GPU memory and RAM, by five classes, with queueing and preemption.
 #[derive(Debug, Parser)]
-#[command(name = "memboss", version)]
+#[command(name = "memboss", version, after_help = exit::help())]
 struct Arguments {
-    /// The agent's socket for the node's own root.
-    #[arg(long, env = "MEMBOSS_NODE_SOCKET", default_value = NODE_SOCKET, global = true)]
-    socket: PathBuf,
+    #[command(flatten)]
+    sockets: agent::Sockets,
     /// The answer's form.
-    #[arg(long, short, value_enum, default_value_t, global = true)]
+    #[arg(long, short, value_enum, default_value_t, global = true, help_heading = agent::EVERYWHERE)]
     output: output::Output,
     #[command(subcommand)]
     what: What,
@@ -36,41 +39,59 @@ struct Arguments {
 enum What {
     /// GPU memory.
     #[command(subcommand)]
-    Vram(Vram),
+    Vram(vram::Vram),
     /// Leases.
     #[command(subcommand)]
-    Lease(Lease),
+    Lease(lease::Lease),
     /// Host RAM; needs no agent.
     #[command(subcommand)]
     Ram(ram::Ram),
-}
-
-#[derive(Debug, Subcommand)]
-enum Vram {
-    /// The GPUs: what can be leased, what is, what others use.
-    Status,
-}
-
-#[derive(Debug, Subcommand)]
-enum Lease {
-    /// All leases that the agent knows.
-    List,
-    /// Why a lease (namespace/name) stands where it stands.
-    Why {
-        /// namespace/name.
-        lease: String,
+    /// Leases memory and runs a command with it; the lease ends with the command.
+    #[command(long_about = RUN)]
+    Run(Box<run::Run>),
+    /// Looks what is wrong with this machine, and says what to do.
+    Doctor(doctor::Doctor),
+    /// Prints what a shell needs to complete these words: memboss completion bash > /etc/bash_completion.d/memboss
+    Completion {
+        /// Which shell.
+        shell: Shell,
     },
 }
 
-/// Exit codes: 0 done, 1 it could not be done, 2 wrong arguments.
+/// Words that are not for people: no help, manual or completion tells of them.
+#[derive(Debug, Parser)]
+#[command(name = "memboss")]
+enum Own {
+    /// Writes the manual of the command line.
+    Docs(docs::Docs),
+    /// Ends a command whose `memboss run` is gone.
+    Guard(run::guard::Guard),
+}
+
+const RUN: &str = "\
+Leases memory and runs a command with it; the lease ends with the command.
+
+While it waits it says on the standard error what place it has and why, whenever that changes. The command gets CUDA_VISIBLE_DEVICES with the UUIDs of the \
+GPUs that were granted, and MEMBOSS_LEASE, MEMBOSS_CLASS, MEMBOSS_GPUS, MEMBOSS_VRAM_MIB (one number for each GPU), MEMBOSS_RAM_MIB and MEMBOSS_SOCKET. \
+It inherits the standard streams, and has a process group of its own, to which signals are passed on. Its exit code is the command's.
+
+When somebody of a higher class needs the memory, it says who, why and by when, and sends the process group --notice-signal, so that the command can save \
+its work and go. When the time is up the command is asked to end (SIGTERM), and what is left of it is killed after --kill-after. Processes that the command \
+leaves behind in its process group are ended too.
+
+If this program itself is killed (-9), its lease ends at once, and a guard, which leads the process group, ends the command in the same way: asked first, killed \
+after --kill-after. Only what left the process group (setsid) goes on; what that uses counts as used by others. When the agent restarts the command does not notice: \
+the lease is taken up again.";
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let own = std::env::args_os().nth(1).is_some_and(|word| word == "docs" || word == "guard");
+    let done = if own { run_own(&Own::parse()) } else { run(Arguments::parse()).await };
+    match done {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
-            // If even that cannot be written there is nobody to tell.
-            drop(writeln!(std::io::stderr(), "error: {}", sentence(&error)));
-            ExitCode::FAILURE
+            output::aside(&format!("error: {}", sentence(&error)));
+            exit::code(&error)
         }
     }
 }
@@ -79,38 +100,34 @@ async fn main() -> ExitCode {
 fn sentence(error: &anyhow::Error) -> String {
     let mut said: Vec<String> = Vec::new();
     for cause in error.chain().map(ToString::to_string) {
-        if cause != "transport error" && !said.contains(&cause) {
+        if !said.contains(&cause) {
             said.push(cause);
         }
     }
     said.join(": ")
 }
 
-async fn run(arguments: Arguments) -> Result<()> {
-    let (socket, output) = (&arguments.socket, arguments.output);
+async fn run(arguments: Arguments) -> Result<u8> {
+    let (sockets, output) = (&arguments.sockets, arguments.output);
     match arguments.what {
-        What::Vram(Vram::Status) => {
-            let status = status(socket).await?;
-            output.say(&plain::gpus(&status), || show::gpus(&status))
+        What::Vram(what) => vram::run(what, sockets, output).await?,
+        What::Lease(what) => lease::run(what, sockets, output).await?,
+        What::Ram(what) => ram::run(what, output).await?,
+        What::Run(asked) => return run::run(*asked, sockets, output).await,
+        What::Doctor(asked) => doctor::run(&asked, sockets, output).await?,
+        What::Completion { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "memboss", &mut text);
+            output::line(String::from_utf8_lossy(&text).trim_end())?;
         }
-        What::Lease(Lease::List) => {
-            let status = status(socket).await?;
-            output.say(&plain::leases(&status), || show::leases(&status))
-        }
-        What::Lease(Lease::Why { lease }) => {
-            let told = agent(socket).await?.explain(ExplainRequest { lease }).await;
-            let lines = told.map_err(|refused| anyhow::anyhow!("{}", refused.message()))?.into_inner().lines;
-            output.say(&lines, || lines.join("\n"))
-        }
-        What::Ram(what) => ram::run(what, output).await,
     }
+    Ok(0)
 }
 
-async fn agent(socket: &Path) -> Result<NodeClient<Channel>> {
-    Ok(NodeClient::new(memboss_agent_api::connect(socket).await?))
-}
-
-async fn status(socket: &Path) -> Result<StatusResponse> {
-    let told = agent(socket).await?.status(StatusRequest {}).await;
-    Ok(told.context("the agent did not tell its state")?.into_inner())
+fn run_own(what: &Own) -> Result<u8> {
+    match what {
+        Own::Docs(asked) => docs::run(asked, &Arguments::command())?,
+        Own::Guard(asked) => run::guard::run(*asked)?,
+    }
+    Ok(0)
 }

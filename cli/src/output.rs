@@ -1,6 +1,6 @@
-//! How a command's answer is printed: for people or for programs. It may not know what is said.
+//! How a command's answer is printed: for people or for programs, with colours or without. It may not know what is said.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -12,21 +12,77 @@ pub(crate) enum Output {
     /// Tables and sentences.
     #[default]
     Text,
+    /// Tables with more columns.
+    Wide,
     /// One JSON document; amounts in MiB.
     Json,
+    /// One YAML document; amounts in MiB.
+    Yaml,
+}
+
+/// Whether colours are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Colours {
+    /// On a terminal, unless its user does not want them.
+    On,
+    /// Everywhere else.
+    Off,
+}
+
+impl Colours {
+    /// Of the standard output: `NO_COLOR` and `TERM=dumb` turn them off.
+    pub(crate) fn of_stdout() -> Self {
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|said| !said.is_empty());
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        if std::io::stdout().is_terminal() && !unwanted && !dumb { Self::On } else { Self::Off }
+    }
 }
 
 impl Output {
+    /// Whether it is for people who want to see all.
+    pub(crate) fn is_wide(self) -> bool {
+        self == Self::Wide
+    }
+
+    /// Whether it is for people.
+    pub(crate) fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Wide)
+    }
+
     /// Prints the answer.
     pub(crate) fn say<T: Serialize>(self, answer: &T, text: impl FnOnce() -> String) -> Result<()> {
-        let said = match self {
-            Self::Text => text(),
-            Self::Json => serde_json::to_string_pretty(answer).context("the answer cannot be put in JSON")?,
-        };
-        match writeln!(std::io::stdout(), "{said}") {
-            // Whoever read it has heard enough.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-            written => written.context("the answer cannot be written"),
+        match self {
+            Self::Text | Self::Wide => line(&text()),
+            Self::Json => line(&serde_json::to_string_pretty(answer).context("the answer cannot be put in JSON")?),
+            Self::Yaml => line(yaml(answer)?.trim_end()),
         }
     }
+
+    /// Prints one of many answers: a line of JSON, or a document of YAML, each.
+    pub(crate) fn say_next<T: Serialize>(self, answer: &T, text: impl FnOnce() -> String) -> Result<()> {
+        match self {
+            Self::Text | Self::Wide => line(&text()),
+            Self::Json => line(&serde_json::to_string(answer).context("the answer cannot be put in JSON")?),
+            Self::Yaml => line(&format!("---\n{}", yaml(answer)?.trim_end())),
+        }
+    }
+}
+
+fn yaml<T: Serialize>(answer: &T) -> Result<String> {
+    serde_saphyr::to_string(answer).context("the answer cannot be put in YAML")
+}
+
+/// One line, or a few, on the standard output.
+pub(crate) fn line(said: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{said}").and_then(|()| out.flush()) {
+        // Whoever read it has heard enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("the answer cannot be written"),
+    }
+}
+
+/// One line for people on the standard error; if it cannot be written there is nobody to tell.
+pub(crate) fn aside(said: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{said}"));
 }

@@ -1,10 +1,9 @@
 //! `memboss ram`: host RAM as it stands, who uses it, and dropping page cache that nobody needs. It works on any Linux machine, without an agent.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use memboss_core::{Gauge, Mib, Moment};
 use memboss_ram::clean::{Ask, Mode, Outcome};
@@ -12,6 +11,7 @@ use memboss_ram::report::Machine;
 use memboss_ram::users::Monitor;
 use serde::Serialize;
 
+use crate::ask::Consent;
 use crate::output::Output;
 use crate::{show_ram, size};
 
@@ -66,9 +66,8 @@ pub(crate) struct Clear {
     /// Looks again after so many seconds, and tells what came back: that was needed after all.
     #[arg(long, value_name = "SECONDS", conflicts_with = "dry_run")]
     check_after: Option<u64>,
-    /// Does not ask before dropping the whole machine's cache.
-    #[arg(long, short)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 /// What `analyze` found.
@@ -92,8 +91,11 @@ pub(crate) async fn run(what: Ram, output: Output) -> Result<()> {
     match what {
         Ram::Status { watch } => {
             let report = machine.report()?;
-            output.say(&report, || show_ram::report(&report))?;
-            if watch { follow(&machine, output).await } else { Ok(()) }
+            if watch {
+                output.say_next(&report, || show_ram::report(&report))?;
+                return follow(&machine, output).await;
+            }
+            output.say(&report, || show_ram::report(&report))
         }
         Ram::Analyze(asked) => analyze(&machine, &asked, output).await,
         Ram::Clear(asked) => clear(&machine, &asked, output).await,
@@ -110,7 +112,7 @@ async fn follow(machine: &Machine, output: Output) -> Result<()> {
         let level = gauge.look(&report.signals(), now);
         if level != before {
             (report.pressure, report.sign, report.cause) = (level, gauge.sign(), report.signals().cause(level));
-            output.say(&report, || show_ram::change(&report))?;
+            output.say_next(&report, || show_ram::change(&report))?;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -143,8 +145,8 @@ async fn clear(machine: &Machine, asked: &Clear, output: Output) -> Result<()> {
     if roots.is_empty() && !asked.drop_caches {
         bail!("no directory of models was found in your home: name what may be dropped by --in PATH");
     }
-    if asked.drop_caches && !asked.dry_run && !asked.yes {
-        confirm(
+    if asked.drop_caches && !asked.dry_run {
+        asked.consent.to(
             "This drops the page cache of everybody on this machine; what runs will read its files again from disk.",
         )?;
     }
@@ -172,16 +174,4 @@ fn usual_directories() -> Vec<PathBuf> {
     let below_home = home.iter().flat_map(|home| MODEL_DIRECTORIES.iter().map(|name| home.join(name)));
     let named = std::env::var_os("HF_HOME").map(PathBuf::from);
     named.into_iter().chain(below_home).filter(|path| path.read_dir().is_ok()).collect()
-}
-
-fn confirm(what: &str) -> Result<()> {
-    let input = std::io::stdin();
-    if !input.is_terminal() {
-        bail!("{what} Nobody can be asked here: say --yes");
-    }
-    let mut out = std::io::stderr();
-    write!(out, "{what}\nGo on? [y/N] ").and_then(|()| out.flush()).context("failed to ask")?;
-    let mut answer = String::new();
-    input.read_line(&mut answer).context("failed to read the answer")?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { bail!("nothing was done") }
 }

@@ -2,7 +2,7 @@
 
 use memboss_core::Mib;
 
-/// `8Gi`, `500Mi`, `8G` and `500M` (the same: powers of 1024, as GPU tools mean them), or a number of MiB.
+/// `8Gi`, `500Mi`, `8G`, `8GB`, `8g` and `500M` (the same: powers of 1024, as GPU tools mean them), or a number of MiB.
 ///
 /// # Errors
 /// A sentence that says what would be right.
@@ -10,9 +10,9 @@ pub(crate) fn parse(text: &str) -> Result<Mib, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor = match unit {
-        "" | "M" | "Mi" | "MiB" => Some(1),
-        "G" | "Gi" | "GiB" => Some(1024),
-        "T" | "Ti" | "TiB" => Some(1024 * 1024),
+        "" | "M" | "m" | "Mi" | "MB" | "MiB" => Some(1),
+        "G" | "g" | "Gi" | "GB" | "GiB" => Some(1024),
+        "T" | "t" | "Ti" | "TB" | "TiB" => Some(1024 * 1024),
         _ => None,
     };
     let mib = number.parse::<u64>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
@@ -29,7 +29,16 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        for (text, mib) in [("8Gi", 8192), ("8G", 8192), ("500Mi", 500), ("500", 500), ("1TiB", 1 << 20)] {
+        for (text, mib) in [
+            ("8Gi", 8192),
+            ("8G", 8192),
+            ("8GB", 8192),
+            ("8g", 8192),
+            ("8000M", 8000),
+            ("500Mi", 500),
+            ("500", 500),
+            ("1TiB", 1 << 20),
+        ] {
             assert_eq!(parse(text), Ok(Mib::from_mib(mib)), "{text}");
         }
         for text in ["", "0", "-1Gi", "1.5Gi", "8Gb", "lots", "99999999999999999999"] {

@@ -1,0 +1,144 @@
+//! The way to the agent: its two sockets, how long an answer may take, and what its refusals mean for whoever sits at the command line.
+//! It may not know what is asked.
+
+use std::error::Error as _;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use memboss_agent_api::v1::leases_client::LeasesClient;
+use memboss_agent_api::v1::node_client::NodeClient;
+use memboss_agent_api::v1::{StatusRequest, StatusResponse};
+use memboss_agent_api::{NODE_SOCKET, Unreachable, WORKLOAD_SOCKET};
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+use crate::exit::Failure;
+
+/// An agent that is well answers in milliseconds; one that has just begun looks at its GPUs first.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long until an agent that has just begun is asked again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Over the options that every command has.
+pub(crate) const EVERYWHERE: &str = "With every command";
+
+/// Where the agent listens.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Sockets {
+    /// The agent's socket for everybody.
+    #[arg(long, env = "MEMBOSS_SOCKET", value_name = "PATH", default_value = WORKLOAD_SOCKET, global = true, help_heading = EVERYWHERE)]
+    pub(crate) socket: PathBuf,
+    /// The agent's socket for what only root may: drain, cleanup, preempt.
+    #[arg(long, env = "MEMBOSS_NODE_SOCKET", value_name = "PATH", default_value = NODE_SOCKET, global = true, help_heading = EVERYWHERE)]
+    pub(crate) node_socket: PathBuf,
+}
+
+impl Sockets {
+    /// What everybody may ask.
+    pub(crate) async fn leases(&self) -> Result<LeasesClient<Channel>, Failure> {
+        connect(&self.socket).await.map(LeasesClient::new)
+    }
+
+    /// The machine as it stands.
+    pub(crate) async fn status(&self) -> Result<StatusResponse, Failure> {
+        let agent = self.leases().await?;
+        let asked = || {
+            let mut agent = agent.clone();
+            async move { agent.status(StatusRequest {}).await }
+        };
+        begun(&self.socket, asked).await
+    }
+
+    /// What only root may ask.
+    pub(crate) async fn node(&self) -> Result<NodeClient<Channel>, Failure> {
+        connect(&self.node_socket).await.map(NodeClient::new)
+    }
+}
+
+/// The way to whoever listens there.
+pub(crate) async fn connect(socket: &Path) -> Result<Channel, Failure> {
+    let connected = tokio::time::timeout(PATIENCE, memboss_agent_api::connect(socket)).await;
+    connected.map_err(|_| silent(socket))?.map_err(|error| unreachable(socket, &error))
+}
+
+/// The answer to one question, in time.
+pub(crate) async fn answer<T>(
+    socket: &Path,
+    asked: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Failure> {
+    let answer = tokio::time::timeout(PATIENCE, asked).await.map_err(|_| silent(socket))?;
+    answer.map(Response::into_inner).map_err(|status| refused(socket, &status))
+}
+
+/// The answer of an agent that may have just begun: it is asked again while it says that it is not there yet.
+pub(crate) async fn begun<T, A: Future<Output = Result<Response<T>, Status>>>(
+    socket: &Path,
+    mut asked: impl FnMut() -> A,
+) -> Result<T, Failure> {
+    let until_begun = async {
+        loop {
+            match asked().await {
+                Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(AGAIN).await,
+                answered => return answered,
+            }
+        }
+    };
+    answer(socket, until_begun).await
+}
+
+fn silent(socket: &Path) -> Failure {
+    Failure::NoAgent(format!(
+        "the agent at {} does not answer: memboss doctor tells what is wrong with this machine",
+        socket.display()
+    ))
+}
+
+/// What the system says about a socket that cannot be used.
+pub(crate) fn cause(error: &Unreachable) -> Option<ErrorKind> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some(error.kind());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn unreachable(socket: &Path, error: &Unreachable) -> Failure {
+    let at = socket.display();
+    match cause(error) {
+        Some(ErrorKind::PermissionDenied) => {
+            Failure::NotPermitted(format!("{at} is not for this user: ask again as root (sudo memboss …)"))
+        }
+        Some(ErrorKind::NotFound) => Failure::NoAgent(format!(
+            "no agent is at {at}: start memboss-agent, or say where it listens (--socket, --node-socket)"
+        )),
+        Some(ErrorKind::ConnectionRefused) => {
+            Failure::NoAgent(format!("the agent that was at {at} has ended: start memboss-agent again"))
+        }
+        _ => Failure::NoAgent(format!("no agent can be reached at {at}: memboss doctor tells why")),
+    }
+}
+
+/// A refusal, as a failure of this command.
+pub(crate) fn refused(socket: &Path, status: &Status) -> Failure {
+    let said = status.message().to_owned();
+    let at = socket.display();
+    match status.code() {
+        Code::ResourceExhausted | Code::DeadlineExceeded => Failure::NotGranted(said),
+        Code::PermissionDenied => Failure::NotPermitted(said),
+        Code::InvalidArgument => Failure::Usage(said),
+        Code::Unavailable => Failure::NoAgent(format!("the agent at {at} is ending or has just begun: {said}")),
+        Code::Unimplemented => Failure::Undone(format!(
+            "the agent at {at} does not know this question: it is older than this command; upgrade memboss-agent"
+        )),
+        Code::Unknown | Code::Internal | Code::Cancelled if said.contains("transport") || said.contains("h2") => {
+            Failure::NoAgent(format!("the connection to the agent at {at} broke: ask again"))
+        }
+        _ => Failure::Undone(said),
+    }
+}

@@ -1,0 +1,170 @@
+//! The command that `memboss run` runs: started in a process group of its own, with the terminal if there is one, and looked after until it ends.
+//! It knows nothing of leases.
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, IsTerminal as _, Read as _, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{Pid, getpgrp, getpid, tcgetpgrp, tcsetpgrp};
+
+use super::guard;
+use crate::exit::Failure;
+
+/// A running command.
+#[derive(Debug)]
+pub(super) struct Child {
+    process: std::process::Child,
+    pid: Pid,
+    group: Pid,
+    to_guard: ChildStdin,
+    terminal: Terminal,
+}
+
+/// Who may read the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Terminal {
+    /// The command.
+    Given,
+    /// This process, or there is none.
+    Kept,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// Its exit code, or 128 and the signal.
+    pub(super) code: u8,
+}
+
+impl Child {
+    /// Starts it, guarded.
+    pub(super) fn start(command: &[OsString], env: &[(&str, String)], kill_after: Duration) -> Result<Self> {
+        let (group, to_guard) = start_guard(kill_after)?;
+        let [program, arguments @ ..] = command else {
+            return Err(Failure::Usage("no command was given: put it after --".to_owned()).into());
+        };
+        let started = Command::new(program)
+            .args(arguments)
+            .envs(env.iter().map(|(name, value)| (name, value)))
+            .process_group(group.as_raw())
+            .spawn();
+        let process = started.map_err(|error| {
+            let name = program.display();
+            match error.kind() {
+                ErrorKind::NotFound => Failure::NoCommand(format!("there is no command {name}")),
+                _ => Failure::NotStarted(format!("{name} cannot be started: {error}")),
+            }
+        })?;
+        let pid = Pid::from_raw(i32::try_from(process.id()).context("its pid is no pid")?);
+        let mut child = Self { process, pid, group, to_guard, terminal: Terminal::Kept };
+        if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+            child.give_terminal();
+        }
+        Ok(child)
+    }
+
+    /// Sends its process group a signal. Whoever is gone needs none.
+    pub(super) fn signal(&self, signal: Signal) {
+        let _ = killpg(self.group, signal);
+    }
+
+    /// Asks it to end because its time is up.
+    pub(super) fn ask_to_end(&mut self) {
+        // A guard that is gone cannot be told; there is nothing better to do.
+        drop(self.to_guard.write_all(&[guard::ASKED]));
+        self.signal(Signal::SIGTERM);
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Kills it and all of its group; the guard, which is one of them, too.
+    pub(super) fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Looks what became of it since it was last looked at.
+    pub(super) fn look(&mut self) -> Result<Option<Ended>> {
+        if let Some(status) = self.process.try_wait().context("failed to look after the command")? {
+            self.take_terminal();
+            // Those that it left behind have no lease from now on. The guard sees to it that they go.
+            self.signal(Signal::SIGTERM);
+            return Ok(Some(Ended { code: code(status) }));
+        }
+        let stopped = waitid(Id::Pid(self.pid), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG);
+        if let Ok(WaitStatus::Stopped(_, signal)) = stopped {
+            self.stopped(signal);
+        }
+        Ok(None)
+    }
+
+    /// It stopped. One that wanted the terminal gets it, if it is ours to give; one that was stopped at the terminal takes this process along, so that the shell
+    /// has both of them as one job.
+    fn stopped(&mut self, signal: Signal) {
+        if matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU) && self.give_terminal() {
+            self.signal(Signal::SIGCONT);
+        } else if self.terminal == Terminal::Given {
+            self.take_terminal();
+            let _ = kill(getpid(), Signal::SIGSTOP);
+            // Here again once the shell lets both go on.
+            self.give_terminal();
+            self.signal(Signal::SIGCONT);
+        }
+    }
+
+    /// Lets the command read the terminal, if this process may.
+    fn give_terminal(&mut self) -> bool {
+        let given = tcgetpgrp(std::io::stdin()).is_ok_and(|holder| holder == getpgrp() || holder == self.group)
+            && set_terminal(self.group);
+        if given {
+            self.terminal = Terminal::Given;
+        }
+        given
+    }
+
+    fn take_terminal(&mut self) {
+        if self.terminal == Terminal::Given && tcgetpgrp(std::io::stdin()).is_ok_and(|holder| holder == self.group) {
+            set_terminal(getpgrp());
+        }
+        self.terminal = Terminal::Kept;
+    }
+}
+
+/// A process that does not hold the terminal is stopped when it takes it, unless it blocks the signal that says so.
+fn set_terminal(group: Pid) -> bool {
+    let mut stops = SigSet::empty();
+    stops.add(Signal::SIGTTOU);
+    let blocked = stops.thread_block().is_ok();
+    let set = tcsetpgrp(std::io::stdin(), group).is_ok();
+    blocked && stops.thread_unblock().is_ok() && set
+}
+
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    u8::try_from(code).unwrap_or(1)
+}
+
+/// Starts the guard and waits until it is there; its group is what the command joins.
+fn start_guard(kill_after: Duration) -> Result<(Pid, ChildStdin)> {
+    let millis = u64::try_from(kill_after.as_millis()).unwrap_or(u64::MAX);
+    // This very program, even if its file has been replaced meanwhile.
+    let mut process = Command::new("/proc/self/exe")
+        .arg0("memboss")
+        .args(["guard", "--kill-after-ms", &millis.to_string()])
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("failed to start the command's guard")?;
+    let (to_guard, from_guard) = (process.stdin.take(), process.stdout.take());
+    let (to_guard, mut from_guard) = to_guard.zip(from_guard).context("the command's guard has no pipes")?;
+    let mut said = [0];
+    from_guard.read_exact(&mut said).context("the command's guard ended at once")?;
+    ensure!(said == [guard::READY], "the command's guard says something unknown");
+    Ok((Pid::from_raw(i32::try_from(process.id()).context("its pid is no pid")?), to_guard))
+}

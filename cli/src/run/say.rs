@@ -1,0 +1,73 @@
+//! What `memboss run` says to people while it waits and runs. Pure.
+
+use memboss_agent_api::v1::{DryRunResponse, LeaseView, Notice, Outlook, Queue};
+
+use crate::show;
+
+/// Its place and the reason.
+pub(super) fn waiting(wish: &str, queue: &Queue) -> String {
+    let place = if queue.position == 0 { String::new() } else { format!(", place {}", queue.position) };
+    let why = if queue.message.is_empty() { queue.reason.clone() } else { queue.message.clone() };
+    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+    format!("waiting for {wish}{place}{why}")
+}
+
+/// What it has.
+pub(super) fn granted(lease: &LeaseView) -> String {
+    let mut parts = Vec::new();
+    if !lease.gpus.is_empty() {
+        parts.push(show::shares(&lease.gpus));
+    }
+    if lease.ram_mib > 0 {
+        parts.push(format!("{} of RAM", show::amount(lease.ram_mib)));
+    }
+    format!("{} has {}", lease.lease, parts.join(" and "))
+}
+
+/// That it has to go.
+pub(super) fn notice(notice: &Notice) -> String {
+    let left = show::time(notice.remaining_ms);
+    let whom = if notice.preemptor.is_empty() {
+        String::new()
+    } else {
+        format!(" for {} ({})", notice.preemptor, notice.preemptor_class)
+    };
+    let needed: u64 = notice.needed_mib.iter().sum();
+    let much = if needed > 0 { format!("; {} are needed", show::amount(needed)) } else { String::new() };
+    format!("the command has to go within {left}: {}{whom}{much}", notice.reason)
+}
+
+/// What would come of a request.
+pub(super) fn outlook(told: &DryRunResponse) -> String {
+    let on = if told.gpus.is_empty() { String::new() } else { format!(" on {}", show::shares(&told.gpus)) };
+    let why = if told.message.is_empty() { told.reason.clone() } else { told.message.clone() };
+    match told.outlook() {
+        Outlook::Now => format!("it would be granted at once{on}"),
+        Outlook::AfterPreemption => {
+            format!("it would be granted{on} after these gave way: {}", told.victims.join(", "))
+        }
+        Outlook::Waits => format!("it would wait: {why}"),
+        Outlook::Never => format!("it could never be granted here: {why}"),
+        Outlook::Unspecified => format!("the agent does not tell: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_says_for_whom_how_much_and_by_when() {
+        let told = Notice {
+            preemptor: "user-0/b".into(),
+            preemptor_class: "urgent".into(),
+            reason: "Preempted".into(),
+            needed_mib: vec![1024, 1024],
+            remaining_ms: 15_400,
+            ..Notice::default()
+        };
+        assert_eq!(notice(&told), "the command has to go within 15s: Preempted for user-0/b (urgent); 2Gi are needed");
+        let plain = Notice { reason: "Drained".into(), remaining_ms: 60_000, ..Notice::default() };
+        assert_eq!(notice(&plain), "the command has to go within 1m: Drained");
+    }
+}
