@@ -1,0 +1,183 @@
+"""One connection to the agent's socket. It turns what goes wrong into the family of `errors.py`, and makes a fork harmless; it knows no lease.
+
+A forked child has a copy of the socket, and of the event loop's own descriptor, which is the parent's too: were the child to close either in the usual way,
+the parent would hear no more. So the child's copy is put out of the way at once, and nothing of it is ever used there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.protocol import H2Protocol
+
+from memboss_client.errors import (
+    AgentUnavailable,
+    InvalidRequest,
+    LeaseLost,
+    LeaseTimeout,
+    MembossError,
+    NoRoom,
+    RequestRefused,
+    WrongProcess,
+)
+from memboss_client.wire import Calls
+
+_Asked = TypeVar("_Asked", bound=Message)
+_Told = TypeVar("_Told", bound=Message)
+
+ANSWER_WITHIN = 30.0
+"""Seconds that the agent has for an answer that needs no waiting."""
+
+
+class _Channel(Channel):
+    """A channel whose socket is known, so that a forked child can put its copy away."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._pid = os.getpid()
+        self._where = path
+        self.socket: socket.socket | None = None
+
+    async def _create_connection(self) -> H2Protocol:
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connecting.setblocking(False)
+        try:
+            await self._loop.sock_connect(connecting, str(self._where))
+            _, protocol = await self._loop.create_unix_connection(self._protocol_factory, sock=connecting)
+        except BaseException:
+            connecting.close()
+            raise
+        self.socket = connecting
+        return protocol
+
+    def __del__(self) -> None:
+        # What is closed here must not be closed by a child as well.
+        if os.getpid() == self._pid and not self._loop.is_closed():
+            self.close()
+
+
+class Connection:
+    """A connection of this process, on one event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+        self._channel = _Channel(path)
+        self.calls = Calls(self._channel)
+        _open.add(self)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it; not in a forked child."""
+        return self._pid == os.getpid()
+
+    def check(self) -> None:
+        """`WrongProcess` in a forked child, `RuntimeError` on another event loop."""
+        if not self.is_ours:
+            advice = "a forked child has no part in its parent's leases; let it make a connection of its own"
+            raise WrongProcess("this connection is the parent process's", str(self.path), advice)
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("a boss serves the event loop that it was connected on: make another one for this loop")
+
+    async def open(self) -> None:
+        """Connects. `AgentUnavailable` if nobody listens."""
+        self.check()
+        try:
+            await self._channel.__connect__()
+        except OSError as error:
+            raise self.unavailable(error) from error
+
+    def close(self) -> None:
+        """Ends it."""
+        if self.is_ours:
+            self._channel.close()
+            _open.discard(self)
+
+    async def ask(
+        self, call: UnaryUnaryMethod[_Asked, _Told], message: _Asked, where: str = "", within: float = ANSWER_WITHIN
+    ) -> _Told:
+        """One question, one answer. Any of `errors.py`."""
+        self.check()
+        with self.translating(where):
+            return await call(message, timeout=within)
+
+    @contextlib.asynccontextmanager
+    async def listen(
+        self, call: UnaryStreamMethod[_Asked, _Told], message: _Asked, where: str = ""
+    ) -> AsyncIterator[AsyncIterator[_Told]]:
+        """One question, many answers, as long as the block lasts. Any of `errors.py`."""
+        self.check()
+        with self.translating(where):
+            async with call.open() as stream:
+                await stream.send_message(message, end=True)
+                yield stream
+
+    @contextlib.contextmanager
+    def translating(self, where: str) -> Iterator[None]:
+        """What goes wrong in the block, in the words of `errors.py`."""
+        try:
+            yield
+        except GRPCError as error:
+            raise _refusal(error, where or str(self.path)) from error
+        except (OSError, asyncio.TimeoutError, StreamTerminatedError, ProtocolError) as error:
+            if isinstance(error, MembossError):
+                raise
+            raise self.unavailable(error) from error
+
+    def unavailable(self, error: BaseException) -> AgentUnavailable:
+        """Nobody answers."""
+        reason = str(error) or type(error).__name__
+        advice = "is memboss-agent running, and may this user open its socket?"
+        return AgentUnavailable(f"the agent does not answer ({reason})", str(self.path), advice)
+
+    def _put_away(self) -> None:
+        """In a forked child: the copy of the socket becomes a descriptor of nothing, which may be closed without harm."""
+        connected = self._channel.socket
+        if connected is None or connected.fileno() < 0:
+            return
+        with contextlib.suppress(OSError):
+            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(nothing, connected.fileno(), inheritable=False)
+            os.close(nothing)
+
+
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for connection in list(_open):
+        connection._put_away()
+        # Its parts would otherwise be taken down here, which is the parent's to do.
+        _parents.append(connection)
+    _open.clear()
+
+
+_parents: list[Connection] = []
+
+os.register_at_fork(after_in_child=_after_fork)
+
+_ADVICE: dict[Status, tuple[type[MembossError], str]] = {
+    Status.INVALID_ARGUMENT: (InvalidRequest, "change the request"),
+    Status.RESOURCE_EXHAUSTED: (NoRoom, "ask for less, wait (timeout=), or ask in a higher class"),
+    Status.DEADLINE_EXCEEDED: (LeaseTimeout, "wait longer, ask for less, or ask in a higher class"),
+    Status.NOT_FOUND: (LeaseLost, "stop using its memory, and acquire again"),
+    Status.PERMISSION_DENIED: (RequestRefused, "a lease is its owner's alone"),
+    Status.UNAVAILABLE: (AgentUnavailable, "the agent begins or ends: ask again in a moment"),
+    Status.UNIMPLEMENTED: (RequestRefused, "the agent is older than this package: update it"),
+}
+
+
+def _refusal(error: GRPCError, where: str) -> MembossError:
+    kind, advice = _ADVICE.get(error.status, (RequestRefused, "see why with `memboss lease why`"))
+    return kind(error.message or error.status.name, where, advice)
