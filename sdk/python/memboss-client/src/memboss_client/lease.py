@@ -20,6 +20,7 @@ from memboss_client.words import Phase, QueuePlace, priority_of
 _log = logging.getLogger("memboss")
 
 L = TypeVar("L", covariant=True)
+M = TypeVar("M")
 
 
 class Notice(Generic[L]):
@@ -43,6 +44,12 @@ class Notice(Generic[L]):
     def remaining_seconds(self) -> float:
         """How long it has still, at least 0."""
         return max(0.0, self._deadline - time.monotonic())
+
+    def of(self, lease: M) -> Notice[M]:
+        """The same notice, told of another face of the lease."""
+        twin = Notice.__new__(Notice)
+        twin.__dict__.update(self.__dict__, lease=lease)
+        return twin
 
     def __repr__(self) -> str:
         left = f"{self.remaining_seconds:.1f} s left"
