@@ -93,7 +93,7 @@ def slots_of(vram_mb: int | Sequence[int] | None, vram_percent: int | None, gpus
         return tuple(pb.SlotRequest(percent=vram_percent) for _ in range(gpus))
     if vram_mb is None:
         raise InvalidRequest("nothing was asked for", "vram_mb", "give vram_mb or vram_percent")
-    if isinstance(vram_mb, int):
+    if not isinstance(vram_mb, Sequence) or isinstance(vram_mb, str):
         return tuple(pb.SlotRequest(memory_mib=amount("vram_mb", vram_mb)) for _ in range(gpus))
     if gpus not in (1, len(vram_mb)) or not vram_mb:
         advice = "give one amount for all GPUs, or one for each of them"

@@ -61,7 +61,7 @@ class GPUBoss(Boss):
             set_visible_devices: Sets `CUDA_VISIBLE_DEVICES` of this process to the GPUs until the lease ends (`UnsafeDevices` where it would not count).
         """
         request = Request(
-            slots=slots_of(vram_mb, vram_percent, len(vram_mb) if isinstance(vram_mb, Sequence) else gpus),
+            slots=slots_of(vram_mb, vram_percent, gpus),
             ram_mib=ram_mb and amount("ram_mb", ram_mb),
             priority=priority,
             timeout=timeout,
@@ -104,7 +104,7 @@ class GPUBoss(Boss):
         spread: bool = False,
     ) -> DryRun:
         """What would come of such a request now, and who would be asked to give way; nothing changes by it."""
-        slots = slots_of(vram_mb, vram_percent, len(vram_mb) if isinstance(vram_mb, Sequence) else gpus)
+        slots = slots_of(vram_mb, vram_percent, gpus)
         ram_mib = ram_mb and amount("ram_mb", ram_mb)
         return await self._dry_run(
             Request(slots=slots, ram_mib=ram_mib, priority=priority, models=models, uuids=uuids, spread=spread)
