@@ -101,16 +101,18 @@ async def test_a_callback_may_release_and_the_block_goes_on(agent: Agent) -> Non
             assert await soon(holding) == "ended"
 
 
-async def test_a_callback_may_offload_and_a_synchronous_one_may_set_a_flag(agent: Agent) -> None:
+async def test_a_callback_may_offload_what_is_needed(agent: Agent) -> None:
     async with GPUBoss() as boss:
 
         async def offload(notice: Notice[GPULease]) -> None:
-            await notice.lease.offload(vram_mb=4000)
+            lease = notice.lease
+            keeps = [gpu.memory_mib - needed for gpu, needed in zip(lease.gpus, notice.needed_mib, strict=True)]
+            await lease.offload(keeps)
 
         asked = boss.acquire(vram_mb=20000, gpus=2, priority="low", protection=UNPROTECTED, on_preempt=offload)
         async with asked as lease:
             async with soon_granted(boss):
-                assert (lease.vram_mib, lease.ram_mib) == (8000, 32000 if lease.ram_mib > 9000 else lease.ram_mib)
+                assert lease.vram_mib == 40000 - lease.ram_mib and 0 < lease.ram_mib <= 10000
 
 
 async def test_a_callback_that_fails_ends_the_block_as_if_there_were_none(agent: Agent) -> None:

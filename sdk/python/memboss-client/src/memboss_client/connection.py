@@ -1,13 +1,15 @@
 """One connection to the agent's socket. It turns what goes wrong into the family of `errors.py`, and makes a fork harmless; it knows no lease.
 
-A forked child has a copy of the socket, and of the event loop's own descriptor, which is the parent's too: were the child to close either in the usual way,
-the parent would hear no more. So the child's copy is put out of the way at once, and nothing of it is ever used there."""
+A forked child has a copy of the socket, and of the event loop's epoll, which is the same one as the parent's: a child that ends as programs do takes both
+down, and its parent would hear no more. So in a child the copy of the socket is put out of the way at once, and the loop gets an epoll of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import select
+import selectors
 import socket
 import weakref
 from collections.abc import AsyncIterator, Iterator
@@ -158,9 +160,26 @@ _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 def _after_fork() -> None:
     for connection in list(_open):
         connection._put_away()
+        _part_selectors(connection._loop)
         # Its parts would otherwise be taken down here, which is the parent's to do.
         _parents.append(connection)
     _open.clear()
+
+
+def _part_selectors(loop: asyncio.AbstractEventLoop) -> None:
+    """In a forked child: the loop's descriptor becomes an epoll of the child's own, with the same entries. Python does not do it, and there is no public
+    way to a loop's selector; a loop of another make is left as it is."""
+    selector = getattr(loop, "_selector", None)
+    if not isinstance(selector, selectors.EpollSelector):
+        return
+    with contextlib.suppress(OSError, RuntimeError), select.epoll() as own:
+        for key in (selector.get_map() or {}).values():
+            reads = select.EPOLLIN if key.events & selectors.EVENT_READ else 0
+            writes = select.EPOLLOUT if key.events & selectors.EVENT_WRITE else 0
+            # What is no socket any more cannot be waited for.
+            with contextlib.suppress(OSError):
+                own.register(key.fd, reads | writes)
+        os.dup2(own.fileno(), selector.fileno(), inheritable=False)
 
 
 _parents: list[Connection] = []
