@@ -42,6 +42,7 @@ class Agent:
         self._environment = os.environ | {"MEMBOSS_SIM_DIR": str(folder / "sim")}
         self._process: subprocess.Popen[bytes] | None = None
         create = [binary("memboss-sim"), "create", "--seed", "test", "--gpu", "SIM-24G:24576x2"]
+        (folder / "meminfo").write_text("MemTotal: 67108864 kB\nMemAvailable: 50331648 kB\n")
         subprocess.run(create, env=self._environment, check=True, capture_output=True)
 
     def start(self) -> None:
@@ -53,6 +54,8 @@ class Agent:
             f"--run-dir={self.run_dir}",
             f"--state-dir={self.folder / 'state'}",
             f"--nvml-library={binary('libmemboss_sim_nvml.so')}",
+            # Of a machine with 64 GiB, whatever this one has: tests must not depend on it.
+            f"--meminfo-file={self.folder / 'meminfo'}",
             "--admin-address=127.0.0.1:0",
         ]
         log = (self.folder / "agent.log").open("ab")

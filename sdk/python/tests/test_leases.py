@@ -39,12 +39,12 @@ async def test_ram_and_vram_are_leased_one_in_the_other_and_by_one_call(agent: A
     gpu_boss = GPUBoss()
     await ram_boss.connect()
     await gpu_boss.connect()
-    async with ram_boss.acquire(ram_mb=1600) as r:
+    async with ram_boss.acquire(ram_mb=16000) as r:
         async with gpu_boss.acquire(vram_mb=8000) as v:
-            assert (r.ram_mib, v.vram_mib, v.ram_mib) == (1600, 8000, 0)
-            assert (await gpu_boss.status()).ram.leased_mib == 1600
-    async with gpu_boss.acquire(vram_mb=8000, ram_mb=1600) as both:
-        assert (both.vram_mib, both.ram_mib) == (8000, 1600)
+            assert (r.ram_mib, v.vram_mib, v.ram_mib) == (16000, 8000, 0)
+            assert (await gpu_boss.status()).ram.leased_mib == 16000
+    async with gpu_boss.acquire(vram_mb=8000, ram_mb=16000) as both:
+        assert (both.vram_mib, both.ram_mib) == (8000, 16000)
         assert len((await gpu_boss.status()).leases) == 1
     await ram_boss.close()
     await gpu_boss.close()

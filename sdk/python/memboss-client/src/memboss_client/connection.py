@@ -84,11 +84,15 @@ class Connection:
         """Whether this process made it; not in a forked child."""
         return self._pid == os.getpid()
 
-    def check(self) -> None:
-        """`WrongProcess` in a forked child, `RuntimeError` on another event loop."""
+    def check_process(self) -> None:
+        """`WrongProcess` in a forked child."""
         if not self.is_ours:
             advice = "a forked child has no part in its parent's leases; let it make a connection of its own"
             raise WrongProcess("this connection is the parent process's", str(self.path), advice)
+
+    def check(self) -> None:
+        """`WrongProcess` in a forked child, `RuntimeError` on another event loop."""
+        self.check_process()
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("a boss serves the event loop that it was connected on: make another one for this loop")
 

@@ -118,7 +118,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises `Preempted` when a notice stands, `LeaseLost` when it has ended otherwise than by its holder: for loops that call nothing else here."""
-        self._holding.connection.check()
+        self._holding.connection.check_process()
         if self._error is not None:
             raise self._error
         if self._notice is not None:

@@ -49,12 +49,12 @@ class GPULease(Lease):
     def cap_torch(self, context_mib: int = torch_cap.CONTEXT_MIB) -> dict[str, float]:
         """Limits what PyTorch allocates to what is held, less what CUDA itself needs (`context_mib` on each GPU); the shares of the GPUs' memory, by
         UUID. `TorchUnavailable` without PyTorch."""
-        self._holding.connection.check()
+        self._holding.connection.check_process()
         return torch_cap.cap(self.gpus, context_mib)
 
     def set_visible_devices(self) -> None:
         """Sets `CUDA_VISIBLE_DEVICES` of this process to the lease's GPUs until it ends. `UnsafeDevices` where that would not count."""
-        self._holding.connection.check()
+        self._holding.connection.check_process()
         visible = tuple(gpu.uuid for gpu in self.gpus)
         found, before = devices.set_visible(visible), self._gone
 
