@@ -4,7 +4,9 @@ from memboss_ram import CacheManager, MemoryAnalyzer, ProcessMonitor
 
 analysis = MemoryAnalyzer().analyze()
 print(f"pressure {analysis.pressure.value}: {analysis.advice}")
-print(f"{analysis.available_mib} of {analysis.total_mib} MiB available, {analysis.droppable_mib} MiB of cache could be dropped")
+print(
+    f"{analysis.available_mib} of {analysis.total_mib} MiB available, {analysis.droppable_mib} MiB of cache could be dropped"
+)
 if analysis.pressure != "low":
     print("resting on", analysis.sign)
 

@@ -1,22 +1,23 @@
-"""A batch job gives half of its memory back when somebody more important needs it; another, that says nothing about it, is cancelled."""
+"""A batch job gives a part of its memory back when somebody more important needs it; another, that says nothing about it, is cancelled."""
 
 import asyncio
 
 from memboss_vram import GPUBoss, GPULease, Notice, Preempted
 
 
-async def give_way(notice: Notice[GPULease]) -> None:
-    print(f"{notice.preemptor_priority} needs {sum(notice.needed_mib)} MiB in {notice.remaining_seconds:.0f} s")
-    # Free the memory here (drop a batch, move weights), and then say so:
-    lease = notice.lease
-    await lease.shrink([gpu.memory_mib - needed for gpu, needed in zip(lease.gpus, notice.needed_mib)])
-
-
 async def batch_job(boss: GPUBoss, started: asyncio.Event) -> None:
+    smaller = asyncio.Event()
+
+    async def give_way(notice: Notice[GPULease]) -> None:
+        print(f"{notice.preemptor_priority} needs {sum(notice.needed_mib)} MiB in {notice.remaining_seconds:.0f} s")
+        # Free the memory here (drop a batch, move weights), and then say so:
+        lease = notice.lease
+        await lease.shrink([gpu.memory_mib - needed for gpu, needed in zip(lease.gpus, notice.needed_mib, strict=True)])
+        smaller.set()
+
     async with boss.acquire(vram_mb=16000, gpus=2, priority="batch", protection=0.001, on_preempt=give_way) as lease:
         started.set()
-        while lease.vram_mib == 32000:
-            await asyncio.sleep(0.01)
+        await smaller.wait()
         print(f"it goes on with {lease.vram_mib} MiB")
 
 

@@ -41,7 +41,7 @@ class Agent:
         self.socket = self.run_dir / "agent/agent.sock"
         self._environment = os.environ | {"MEMBOSS_SIM_DIR": str(folder / "sim")}
         self._process: subprocess.Popen[bytes] | None = None
-        create = [binary("memboss-sim"), "create", "--seed", "test", "--gpu", "SIM-24G:24576x2"]
+        create = [str(binary("memboss-sim")), "create", "--seed", "test", "--gpu", "SIM-24G:24576x2"]
         (folder / "meminfo").write_text("MemTotal: 67108864 kB\nMemAvailable: 50331648 kB\n")
         subprocess.run(create, env=self._environment, check=True, capture_output=True)
 
@@ -82,6 +82,15 @@ class Agent:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def pause(self) -> None:
+        """It does nothing any more, and its socket stays open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -130,13 +139,14 @@ class Program:
     def __init__(self, text: str) -> None:
         script = textwrap.dedent(self.PRELUDE) + textwrap.dedent(text)
         command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
     async def hears(self) -> dict[str, Any]:
         """What it says next."""
         assert self.process.stdout is not None
         line = await soon(asyncio.to_thread(self.process.stdout.readline))
-        assert line, f"the program has ended with {self.process.wait()} and said nothing"
+        assert line, f"the program has ended with {self.process.wait()} and said nothing: {self.errors()}"
         told: dict[str, Any] = json.loads(line)
         return told
 
@@ -148,10 +158,15 @@ class Program:
     async def ends(self) -> int:
         return int(await soon(asyncio.to_thread(self.process.wait)))
 
+    def errors(self) -> str:
+        """What it has written to its error output, once it has ended."""
+        assert self.process.stderr is not None
+        return self.process.stderr.read()
+
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import Agent, soon, until
 
+from memboss_client import holding
 from memboss_ram import RAMBoss
-from memboss_vram import AgentUnavailable, GPUBoss, LeaseLost, Phase, QueuePlace
+from memboss_vram import AgentUnavailable, GPUBoss, LeaseLost, LeaseTimeout, Phase, QueuePlace
 
 
 async def test_an_agent_that_was_killed_and_started_again_ends_no_lease_and_loses_no_waiter(agent: Agent) -> None:
@@ -62,6 +63,19 @@ async def test_leaving_the_block_while_the_agent_is_away_hides_no_error(agent: A
             async with boss.acquire(vram_mb=8000):
                 agent.kill()
                 raise ZeroDivisionError
+
+
+async def test_an_agent_that_hangs_holds_nobody_up_for_long(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "_GIVEN_BACK_WITHIN", 0.1)
+    monkeypatch.setattr(holding, "_AGENT_ANSWERS_WITHIN", 0.1)
+    async with GPUBoss() as boss:
+        async with boss.acquire(vram_mb=8000):
+            agent.pause()
+            with pytest.raises(LeaseTimeout, match="did not answer"):
+                await boss.acquire(vram_mb=8000, timeout=0.01)
+        agent.resume()
+        # What could not be given back in time ended with its connection, or is given back by the agent when it reads on.
+        await until(boss, lambda status: not status.leases)
 
 
 async def test_without_an_agent_the_socket_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,9 @@ def folder() -> Iterator[Path]:
         tells = in_cache(probe) == SIZE
         probe.unlink()
         if not tells:
-            pytest.skip(f"the file system of {base} does not tell what is in the cache (MEMBOSS_TEST_DISK names another folder)")
+            pytest.skip(
+                f"the file system of {base} does not tell what is in the cache (MEMBOSS_TEST_DISK names another folder)"
+            )
         yield Path(name)
 
 
@@ -94,7 +96,9 @@ def test_pages_that_are_not_written_yet_stay(folder: Path) -> None:
     path = folder / "dirty"
     path.write_bytes(b"7" * SIZE)
     report = CacheManager([folder]).clean("aggressive")
-    assert (in_cache(path), dict(report.kept)) in [(SIZE, {Kept.DIRTY: 1}), (0, {})], "the kernel may have written them by now"
+    assert (in_cache(path), dict(report.kept)) in [(SIZE, {Kept.DIRTY: 1}), (0, {})], (
+        "the kernel may have written them by now"
+    )
 
 
 def test_without_pressure_auto_does_nothing_and_says_why(folder: Path) -> None:

@@ -52,8 +52,6 @@ def test_the_numbers_are_those_of_the_rules() -> None:
             value = re.sub(r"gib\((\d+)\)", lambda amount: str(int(amount[1]) * GIB), value)
             value = re.sub(r"(?:Mib::from_mib|Span::from_secs)\((\d+)\)", r"\1", value)
             told[name] = value
-        hundredths = {"NEVER": float("inf")}
-        share = lambda text: hundredths.get(text) or int(text.replace("_", "")) / 100  # noqa: E731
         assert told == {
             "below": str(bounds.below),
             "above": str(bounds.above),
@@ -63,7 +61,11 @@ def test_the_numbers_are_those_of_the_rules() -> None:
             "lasting": str(bounds.lasting),
             "calm": str(bounds.calm),
         }
-        assert (share(told["some"]), share(told["all"])) == (bounds.some, bounds.all)
+        assert (percent(told["some"]), percent(told["all"])) == (bounds.some, bounds.all)
+
+
+def percent(hundredths: str) -> float:
+    return float("inf") if hundredths == "NEVER" else int(hundredths.replace("_", "")) / 100
 
 
 def test_a_flicker_changes_nothing_and_what_lasts_does_and_it_goes_down_late() -> None:
@@ -90,7 +92,8 @@ def test_a_flicker_changes_nothing_and_what_lasts_does_and_it_goes_down_late() -
 
 
 def test_a_level_is_equal_to_its_name_and_compared_by_rank() -> None:
-    assert Pressure.LOW == "low" and Pressure.LOW != "high" and Pressure.HIGH.value == "high"
+    low: Pressure = Pressure("low")
+    assert low == "low" and low != "high" and Pressure.HIGH.value == "high"
     assert sorted(Pressure) == [Pressure.LOW, Pressure.MODERATE, Pressure.HIGH, Pressure.CRITICAL]
     assert Pressure.CRITICAL > "low" and Pressure.LOW <= Pressure.LOW < Pressure.MODERATE and Pressure.HIGH >= "high"
     assert {Pressure.LOW: 1}["low"] == 1  # type: ignore[index]
@@ -114,7 +117,10 @@ Hugetlb:               0 kB
 
 
 def machine(root: Path, **files: str) -> MemoryAnalyzer:
-    for name, text in {"proc/meminfo": MEMINFO, **{key.replace("__", "/"): text for key, text in files.items()}}.items():
+    for name, text in {
+        "proc/meminfo": MEMINFO,
+        **{key.replace("__", "/"): text for key, text in files.items()},
+    }.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -9,18 +9,12 @@ from collections.abc import Callable
 import pytest
 from conftest import Agent, Program, soon, until
 
+from memboss_client.acquisition import Acquisition
+from memboss_ram import RAMBoss
 from memboss_vram import GPUBoss, GPULease, LeaseLost, Notice, Phase, Preempted, Priority
 
 UNPROTECTED = 0.001
 """Seconds after its grant in which a holder is not asked to go: none, or tests would wait for a minute."""
-
-HOLDER = """
-    async def main():
-        async with GPUBoss() as boss:
-            async with boss.acquire(vram_mb=20000, gpus=2, priority="batch", protection=0.001{more}) as lease:
-                say(id=lease.id)
-                await asyncio.Event().wait()
-"""
 
 
 async def test_a_holder_in_another_process_shrinks_and_both_go_on(
@@ -32,6 +26,7 @@ async def test_a_holder_in_another_process_shrinks_and_both_go_on(
             told = dict(who=notice.preemptor, priority=notice.preemptor_priority, why=notice.reason)
             say(**told, needed=notice.needed_mib, left=notice.remaining_seconds)
             await notice.lease.shrink(vram_mb=10000)
+            say(shrunk=1)
 
         async def main():
             async with GPUBoss() as boss:
@@ -50,6 +45,7 @@ async def test_a_holder_in_another_process_shrinks_and_both_go_on(
             told = await holder.hears()
             assert (told["who"], told["priority"], told["why"]) == (lease.id, "urgent", "Preempted")
             assert 0 < told["left"] <= 30 and any(told["needed"])
+            assert await holder.hears() == {"shrunk": 1}
             holder.tell()
             assert await holder.hears() == {"holds": [10000, 10000], "notice": False}
             assert await holder.ends() == 0
@@ -77,7 +73,7 @@ async def test_without_a_word_about_it_the_block_is_cancelled_and_the_lease_give
             assert urgent.vram_mib == 10000
 
 
-def soon_granted(boss: GPUBoss):  # type: ignore[no-untyped-def]
+def soon_granted(boss: GPUBoss) -> Acquisition[GPULease]:
     return boss.acquire(vram_mb=10000, priority="urgent", timeout=60)
 
 
@@ -103,15 +99,18 @@ async def test_a_callback_may_release_and_the_block_goes_on(agent: Agent) -> Non
 
 async def test_a_callback_may_offload_what_is_needed(agent: Agent) -> None:
     async with GPUBoss() as boss:
+        done = asyncio.Event()
 
         async def offload(notice: Notice[GPULease]) -> None:
             lease = notice.lease
             keeps = [gpu.memory_mib - needed for gpu, needed in zip(lease.gpus, notice.needed_mib, strict=True)]
             await lease.offload(keeps)
+            done.set()
 
         asked = boss.acquire(vram_mb=20000, gpus=2, priority="low", protection=UNPROTECTED, on_preempt=offload)
         async with asked as lease:
             async with soon_granted(boss):
+                await soon(done.wait())
                 assert lease.vram_mib == 40000 - lease.ram_mib and 0 < lease.ram_mib <= 10000
 
 
@@ -182,7 +181,9 @@ async def test_a_holder_that_heeds_nothing_is_ended_when_its_time_is_over(
         assert urgent.phase is Phase.ACTIVE
 
 
-async def test_whoever_overstays_is_told_that_the_lease_is_lost(agent: Agent, program: Callable[[str], Program]) -> None:
+async def test_whoever_overstays_is_told_that_the_lease_is_lost(
+    agent: Agent, program: Callable[[str], Program]
+) -> None:
     holder = program(
         """
         async def main():
@@ -211,6 +212,41 @@ async def test_whoever_overstays_is_told_that_the_lease_is_lost(agent: Agent, pr
         await (await urgent).release()
 
 
+async def test_ram_gives_way_as_vram_does(agent: Agent) -> None:
+    async with RAMBoss() as boss:
+        leasable = (await boss.status()).ram.leasable_mib
+        held = asyncio.Event()
+
+        async def work() -> None:
+            async with boss.acquire(ram_mb=leasable - 1000, priority="batch", protection=UNPROTECTED):
+                held.set()
+                await asyncio.Event().wait()
+
+        holding = asyncio.ensure_future(work())
+        await soon(held.wait())
+        async with boss.acquire(ram_mb=2000, priority="high", timeout=60) as lease:
+            with pytest.raises(Preempted, match="class high"):
+                await soon(holding)
+            assert lease.ram_mib == 2000
+
+
+async def test_a_notice_that_comes_before_the_block_begins_is_heeded_too(agent: Agent) -> None:
+    async with GPUBoss() as boss:
+        acquiring = boss.acquire(vram_mb=20000, gpus=2, priority="batch", protection=UNPROTECTED)
+        lease = await acquiring
+        urgent = asyncio.ensure_future(soon(boss.acquire(vram_mb=10000, priority="urgent")))
+        while lease.notice is None:
+            await boss.status()
+
+        async def there() -> GPULease:
+            return lease
+
+        with pytest.raises(Preempted):
+            async with Acquisition(there):
+                pytest.fail("the block began")
+        await (await urgent).release()
+
+
 async def test_a_loop_that_asks_by_itself_is_told_too(agent: Agent) -> None:
     async with GPUBoss() as boss:
         noticed = asyncio.Event()
@@ -223,6 +259,6 @@ async def test_a_loop_that_asks_by_itself_is_told_too(agent: Agent) -> None:
         with pytest.raises(Preempted, match="urgent"):
             lease.check()
         assert lease.notice is not None and lease.notice.preemptor_priority is Priority.URGENT
-        assert isinstance(await boss.status(), object) and issubclass(Preempted, LeaseLost)
+        assert issubclass(Preempted, LeaseLost)
         await lease.release()
         await (await urgent).release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +11,9 @@ from conftest import Agent, Program, soon, until
 from memboss_vram import GPUBoss, QueuePlace
 
 
-async def test_a_process_that_is_killed_frees_its_lease_at_once(agent: Agent, program: Callable[[str], Program]) -> None:
+async def test_a_process_that_is_killed_frees_its_lease_at_once(
+    agent: Agent, program: Callable[[str], Program]
+) -> None:
     holder = program(
         """
         async def main():
@@ -182,6 +183,33 @@ async def test_worker_processes_of_the_synchronous_face_come_and_go(
     assert await parent.ends() == 0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "asyncio.run(hold())",
+        "boss = SyncBoss().connect(); lease = boss.acquire(vram_mb=100); say(holds=lease.vram_mib)",
+    ],
+)
+async def test_a_program_that_just_ends_says_nothing_and_leaves_nothing(
+    agent: Agent, program: Callable[[str], Program], text: str
+) -> None:
+    ending = program(
+        f"""
+        from memboss_vram.sync import GPUBoss as SyncBoss
+
+        async def hold():
+            lease = await (await GPUBoss().connect()).acquire(vram_mb=100)
+            say(holds=lease.vram_mib)
+
+        {text}
+        """
+    )
+    assert await ending.hears() == {"holds": 100}
+    assert (await ending.ends(), ending.errors()) == (0, "")
+    async with GPUBoss() as boss:
+        await until(boss, lambda status: not status.leases)
+
+
 async def test_a_boss_belongs_to_its_event_loop(agent: Agent) -> None:
     async with GPUBoss() as boss:
 
@@ -193,4 +221,3 @@ async def test_a_boss_belongs_to_its_event_loop(agent: Agent) -> None:
 
         with pytest.raises(RuntimeError, match="event loop"):
             await asyncio.to_thread(elsewhere)
-    assert os.getpid() > 0

@@ -48,10 +48,13 @@ def test_a_notice_calls_on_a_thread_that_may_give_way(agent: Agent) -> None:
     def give_way(notice: Notice[GPULease]) -> None:
         called.append(threading.current_thread().name)
         notice.lease.shrink(vram_mb=10000)
+        done.set()
 
+    done = threading.Event()
     with GPUBoss() as boss:
         asked = boss.acquire(vram_mb=20000, gpus=2, priority="batch", protection=0.001, on_preempt=give_way)
         with asked as lease, boss.acquire(vram_mb=10000, priority="urgent", timeout=PATIENCE):
+            assert done.wait(PATIENCE)
             assert [gpu.memory_mib for gpu in lease.gpus] == [10000, 10000]
     assert called == ["memboss callback"]
 

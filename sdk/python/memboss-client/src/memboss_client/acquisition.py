@@ -36,9 +36,11 @@ class Acquisition(Generic[L]):
         if sys.version_info >= (3, 11) and self._task is not None:
             self._cancelled_before = self._task.cancelling()
         lease._body = self._cut
-        # It may have ended while the grant was on its way here.
-        if isinstance(lease.lost, LeaseLost) and lease._on_lost is None:
-            raise lease.lost
+        cut = lease._cut_at_once()
+        if cut is not None:
+            lease._body = None
+            await lease.release()
+            raise cut
         return lease
 
     async def __aexit__(

@@ -63,12 +63,18 @@ class Boss:
         return DryRun.told(await connection.ask(connection.calls.dry_run, message))
 
     async def _connected(self) -> Connection:
-        if self._connection is None:
-            connection = Connection(find_socket(self._socket))
-            await connection.open()
-            self._connection = connection
-        self._connection.check()
-        return self._connection
+        connection = self._connection
+        if connection is None:
+            # Whoever comes meanwhile finds it, and connects by it.
+            self._connection = connection = Connection(find_socket(self._socket))
+            try:
+                await connection.open()
+            except BaseException:
+                self._connection = None
+                connection.close()
+                raise
+        connection.check()
+        return connection
 
     def _acquisition(self, make: Callable[[Connection], L], begin: Callable[[L], Awaitable[None]]) -> Acquisition[L]:
         async def start() -> L:

@@ -36,16 +36,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 class Watcher(Protocol):
     """Who hears what becomes of a lease, on the event loop. None of it may block."""
 
-    def queued(self, place: QueuePlace) -> None:
+    def _queued(self, place: QueuePlace) -> None:
         """It waits, there."""
 
-    def noticed(self, notice: pb.Notice) -> None:
+    def _noticed(self, notice: pb.Notice) -> None:
         """Its memory is needed by another."""
 
-    def withdrawn(self) -> None:
+    def _withdrawn(self) -> None:
         """It is not, any more."""
 
-    def ended(self, error: MembossError | None) -> None:
+    def _ended(self, error: MembossError | None) -> None:
         """It is over; without an error its holder gave it back."""
 
 
@@ -148,6 +148,16 @@ class Holding:
             self._end(None)
 
     async def _listen(self) -> None:
+        try:
+            await self._keep()
+        except Exception as error:
+            # Nobody would learn of it otherwise, and the lease would seem to be held.
+            _log.exception("listening to %s failed", self.where)
+            self._end(
+                LeaseLost(f"listening to it failed ({error!r})", self.where, "this is a mistake in memboss-client")
+            )
+
+    async def _keep(self) -> None:
         broke_at: float | None = None
         pause = _FIRST_PAUSE
         while not self.is_over:
@@ -163,7 +173,8 @@ class Holding:
                 # It only waited, and the agent forgot it meanwhile: it is asked for again.
                 broke, self._secret = error, ""
             except RequestRefused as error:
-                if not self._secret:
+                # An agent that has just begun may not have its ledger together yet.
+                if not self._secret and broke_at is None:
                     self._end(error)
                     return
                 broke = error
@@ -218,7 +229,7 @@ class Holding:
         if phase is Phase.ENDED or (phase is Phase.STOPPING and not self._giving_back):
             self._end(self._why_over())
         elif phase is Phase.WAITING and not self._granted.done():
-            self._watcher.queued(QueuePlace.told(event.queue))
+            self._watcher._queued(QueuePlace.told(event.queue))
         elif phase in (Phase.ACTIVE, Phase.REVOKING):
             if not self._granted.done():
                 self._granted.set_result(None)
@@ -228,9 +239,9 @@ class Holding:
         before, self._notice = self._notice, notice.id if notice else ""
         if notice is None:
             if before:
-                self._watcher.withdrawn()
+                self._watcher._withdrawn()
         elif notice.id != before:
-            self._watcher.noticed(notice)
+            self._watcher._noticed(notice)
 
     def _why_over(self) -> MembossError | None:
         if self._giving_back:
@@ -258,4 +269,4 @@ class Holding:
             self._granted.exception()
         if self._listening is not None and self._listening is not asyncio.current_task():
             self._listening.cancel()
-        self._watcher.ended(error)
+        self._watcher._ended(error)

@@ -139,27 +139,35 @@ class Lease:
     async def _start(self) -> None:
         await self._holding.acquire()
 
+    def _cut_at_once(self) -> LeaseLost | None:
+        """Why a block would be cancelled before it began: its notice, or its end, came while the grant was on its way."""
+        if isinstance(self._error, LeaseLost) and self._on_lost is None:
+            return self._error
+        if self._notice is not None and self._on_preempt is None:
+            return _preempted(self._notice, self.id)
+        return None
+
     # What the holding tells.
 
-    def queued(self, place: QueuePlace) -> None:
-        """Not for callers."""
-        if self._on_queue is not None:
+    def _queued(self, place: QueuePlace) -> None:
+        if self._on_queue is None:
+            return
+        try:
             self._on_queue(place)
+        except Exception:
+            _log.exception("on_queue of lease %s failed", self.id)
 
-    def noticed(self, notice: pb.Notice) -> None:
-        """Not for callers."""
+    def _noticed(self, notice: pb.Notice) -> None:
         self._notice = told = self._make_notice(notice)
         if self._on_preempt is not None:
             self._call(self._on_preempt, told, lambda: self._end_body(_preempted(told, self.id)))
         else:
             self._end_body(_preempted(told, self.id))
 
-    def withdrawn(self) -> None:
-        """Not for callers."""
+    def _withdrawn(self) -> None:
         self._notice = None
 
-    def ended(self, error: MembossError | None) -> None:
-        """Not for callers."""
+    def _ended(self, error: MembossError | None) -> None:
         self._error, self._notice = error, None
         if self._gone is not None:
             self._gone()

@@ -81,7 +81,7 @@ def milliseconds(name: str, seconds: float) -> int:
     return max(1, round(seconds * 1000)) if seconds > 0 else 0
 
 
-def slots_of(vram_mb: int | Sequence[int] | None, vram_percent: int | None, gpus: int) -> tuple[pb.SlotRequest, ...]:
+def slots_of(vram_mb: object, vram_percent: int | None, gpus: int) -> tuple[pb.SlotRequest, ...]:
     """One slot for each GPU."""
     if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1:
         raise InvalidRequest(f"gpus={gpus!r} is no number of GPUs", "gpus", "give how many are needed, at least 1")
@@ -93,7 +93,7 @@ def slots_of(vram_mb: int | Sequence[int] | None, vram_percent: int | None, gpus
         return tuple(pb.SlotRequest(percent=vram_percent) for _ in range(gpus))
     if vram_mb is None:
         raise InvalidRequest("nothing was asked for", "vram_mb", "give vram_mb or vram_percent")
-    if not isinstance(vram_mb, Sequence) or isinstance(vram_mb, str):
+    if not isinstance(vram_mb, (list, tuple)):
         return tuple(pb.SlotRequest(memory_mib=amount("vram_mb", vram_mb)) for _ in range(gpus))
     if gpus not in (1, len(vram_mb)) or not vram_mb:
         advice = "give one amount for all GPUs, or one for each of them"

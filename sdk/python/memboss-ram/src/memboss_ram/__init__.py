@@ -27,7 +27,6 @@ from memboss_client.words import (
     QueuePlace,
     RAMStatus,
 )
-
 from memboss_ram.analyzer import MemoryAnalysis, MemoryAnalyzer
 from memboss_ram.boss import RAMBoss
 from memboss_ram.clean import CacheManager, CleanedFile, CleanReport, Kept, Mode

@@ -11,7 +11,6 @@ from memboss_client.lease import Notice
 from memboss_client.priority import Priority
 from memboss_client.request import Request, amount
 from memboss_client.words import DryRun, QueuePlace
-
 from memboss_ram.lease import RAMLease
 
 

@@ -12,7 +12,6 @@ from memboss_client.errors import LeaseLost
 from memboss_client.lease import Notice
 from memboss_client.priority import Priority
 from memboss_client.words import DryRun, QueuePlace
-
 from memboss_ram import boss as asynchronous
 from memboss_ram import lease as asynchronous_lease
 

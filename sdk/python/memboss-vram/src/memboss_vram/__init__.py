@@ -27,7 +27,6 @@ from memboss_client.words import (
     QueuePlace,
     RAMStatus,
 )
-
 from memboss_vram.boss import GPUBoss
 from memboss_vram.devices import UnsafeDevices
 from memboss_vram.lease import GPULease

@@ -11,7 +11,6 @@ from memboss_client.lease import Notice
 from memboss_client.priority import Priority
 from memboss_client.request import Request, amount, slots_of
 from memboss_client.words import DryRun, QueuePlace
-
 from memboss_vram.devices import check_cuda_unused
 from memboss_vram.lease import GPULease
 

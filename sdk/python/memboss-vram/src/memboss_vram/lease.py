@@ -8,7 +8,6 @@ from memboss_client.errors import InvalidRequest
 from memboss_client.lease import Lease
 from memboss_client.request import remaining
 from memboss_client.words import GPUShare
-
 from memboss_vram import devices, torch_cap
 
 

@@ -12,7 +12,6 @@ from memboss_client.errors import LeaseLost
 from memboss_client.lease import Notice
 from memboss_client.priority import Priority
 from memboss_client.words import DryRun, GPUShare, QueuePlace
-
 from memboss_vram import boss as asynchronous
 from memboss_vram import lease as asynchronous_lease
 from memboss_vram.torch_cap import CONTEXT_MIB
