@@ -29,6 +29,9 @@ _AGENT_ANSWERS_WITHIN = 10.0
 _GIVEN_BACK_WITHIN = 5.0
 """Seconds for giving a lease back; what is not given back by then ends with its connection."""
 
+_GIVEN_WITHIN = 300.0
+"""Seconds for giving a part back, which may have to be seen free first; no notice is longer."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two attempts to take a lease up again."""
 
@@ -108,7 +111,7 @@ class Holding:
         request = pb.ResizeRequest(lease=self.view.lease, memory_mib=memory_mib or [], notice_id=self._notice)
         if ram_mib is not None:
             request.ram_mib = ram_mib
-        self._take(await self.connection.ask(self.connection.calls.resize, request, self.where, within=300))
+        self._holds(await self.connection.ask(self.connection.calls.resize, request, self.where, within=_GIVEN_WITHIN))
 
     async def move(self, memory_mib: Sequence[int], more_ram_mib: int) -> None:
         """Moves a part of the GPUs' into host RAM."""
@@ -116,7 +119,7 @@ class Holding:
         request = pb.MoveRequest(
             lease=self.view.lease, memory_mib=memory_mib, more_ram_mib=more_ram_mib, notice_id=self._notice
         )
-        self._take(await self.connection.ask(self.connection.calls.move, request, self.where, within=300))
+        self._holds(await self.connection.ask(self.connection.calls.move, request, self.where, within=_GIVEN_WITHIN))
 
     async def explain(self) -> list[str]:
         """Why it is where it is."""
@@ -234,6 +237,12 @@ class Holding:
             if not self._granted.done():
                 self._granted.set_result(None)
             self._take_notice(event.lease.notice if phase is Phase.REVOKING else None)
+
+    def _holds(self, answer: pb.LeaseEvent) -> None:
+        """What it holds now. The rest is the stream's to tell: an answer may overtake it."""
+        del self.view.gpus[:]
+        self.view.gpus.extend(answer.lease.gpus)
+        self.view.ram_mib = answer.lease.ram_mib
 
     def _take_notice(self, notice: pb.Notice | None) -> None:
         before, self._notice = self._notice, notice.id if notice else ""
