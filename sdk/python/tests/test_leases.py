@@ -181,3 +181,14 @@ async def test_a_boss_that_is_closed_gives_back_what_it_held(agent: Agent) -> No
             lease = await boss.acquire(vram_mb=1000)
         assert lease.phase is Phase.ENDED
         await until(watching, lambda status: not status.leases)
+
+
+async def test_whoever_gives_back_second_waits_for_the_first(agent: Agent) -> None:
+    async with GPUBoss() as watching:
+        async with GPUBoss() as boss:
+            lease = await boss.acquire(vram_mb=1000)
+            giving = asyncio.ensure_future(lease.release())
+            await asyncio.sleep(0)
+        # The connection is closed, and the agent was told before.
+        assert giving.done() or await giving is None
+        await until(watching, lambda status: not status.leases)

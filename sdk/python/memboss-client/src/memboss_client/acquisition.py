@@ -51,8 +51,9 @@ class Acquisition(Generic[L]):
             # A forked child that leaves its parent's block ends nothing.
             return None
         lease._body = None
-        for calling in tuple(lease._calling):
-            calling.cancel()
+        # There is nothing left to give; that the lease is lost is still told.
+        for giving_way in tuple(lease._giving_way):
+            giving_way.cancel()
         await lease.release()
         if self._cut_short is not None and not self._is_cancelled_too() and kind is not None:
             if issubclass(kind, asyncio.CancelledError):

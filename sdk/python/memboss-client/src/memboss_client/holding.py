@@ -69,6 +69,8 @@ class Holding:
         self._granted: asyncio.Future[None] = loop.create_future()
         self._over: asyncio.Future[MembossError | None] = loop.create_future()
         self._listening: asyncio.Task[None] | None = None
+        self._giving: asyncio.Task[None] | None = None
+        self._heard = False
 
     @property
     def where(self) -> str:
@@ -99,11 +101,14 @@ class Holding:
 
     async def release(self) -> None:
         """Gives all back. Where the agent cannot be reached it ends by itself, after the agent's grace time."""
-        if self.is_over or self._giving_back or not self.connection.is_ours:
+        if not self.connection.is_ours:
             return
-        self._giving_back = True
-        # Whoever is cancelled meanwhile must not leave it half done.
-        await asyncio.shield(asyncio.create_task(self._give_back()))
+        if not self.is_over and not self._giving_back:
+            self._giving_back = True
+            self._giving = asyncio.create_task(self._give_back(), name="memboss release")
+        if self._giving is not None:
+            # Whoever is cancelled meanwhile must not leave it half done; whoever comes second waits for the first.
+            await asyncio.shield(self._giving)
 
     async def resize(self, memory_mib: Sequence[int] | None, ram_mib: int | None) -> None:
         """Gives a part back: nothing may become more."""
@@ -191,8 +196,6 @@ class Holding:
                 return
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(pause * 2, _LONGEST_PAUSE)
-
-    _heard = False
 
     def _may_go_on(self, silence: float, broke: MembossError) -> bool:
         """Whether another attempt makes sense after so many seconds."""

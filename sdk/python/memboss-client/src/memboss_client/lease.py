@@ -19,6 +19,9 @@ from memboss_client.words import Phase, QueuePlace, priority_of
 
 _log = logging.getLogger("memboss")
 
+_telling: set[asyncio.Task[None]] = set()
+"""Callbacks that go on when their lease is gone: the event loop itself does not hold on to them."""
+
 L = TypeVar("L", covariant=True)
 M = TypeVar("M")
 
@@ -73,7 +76,7 @@ class Lease:
         on_queue: Callable[[QueuePlace], None] | None = None,
     ) -> None:
         self._on_preempt, self._on_lost, self._on_queue = on_preempt, on_lost, on_queue
-        self._calling: set[asyncio.Task[None]] = set()
+        self._giving_way: set[asyncio.Task[None]] = set()
         self._body: Callable[[LeaseLost], None] | None = None
         self._gone: Callable[[], None] | None = None
         self._notice: Notice[Any] | None = None
@@ -160,7 +163,8 @@ class Lease:
     def _noticed(self, notice: pb.Notice) -> None:
         self._notice = told = self._make_notice(notice)
         if self._on_preempt is not None:
-            self._call(self._on_preempt, told, lambda: self._end_body(_preempted(told, self.id)))
+            failed = _preempted(told, self.id)
+            self._call(self._on_preempt, told, lambda: self._end_body(failed), self._giving_way)
         else:
             self._end_body(_preempted(told, self.id))
 
@@ -173,7 +177,7 @@ class Lease:
             self._gone()
         if isinstance(error, LeaseLost):
             if self._on_lost is not None:
-                self._call(self._on_lost, error, lambda: None)
+                self._call(self._on_lost, error, lambda: None, _telling)
             else:
                 self._end_body(error)
 
@@ -185,7 +189,11 @@ class Lease:
             self._body(error)
 
     def _call(
-        self, callback: Callable[[Any], Awaitable[None] | None], told: object, failed: Callable[[], None]
+        self,
+        callback: Callable[[Any], Awaitable[None] | None],
+        told: object,
+        failed: Callable[[], None],
+        tasks: set[asyncio.Task[None]],
     ) -> None:
         """Calls what the user gave, without making the stream wait for it."""
 
@@ -199,8 +207,8 @@ class Lease:
                 failed()
 
         task = asyncio.create_task(call(), name="memboss callback")
-        self._calling.add(task)
-        task.add_done_callback(self._calling.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id or '(new)'} {self.phase}>"
