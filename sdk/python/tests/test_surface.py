@@ -31,7 +31,8 @@ def of_class(kind: type) -> dict[str, Any]:
         return {"kind": "enum", "members": {member.name: member.value for member in kind}}
     if issubclass(kind, Exception):
         bases = [base.__name__ for base in kind.__bases__ if base.__module__.startswith("memboss")]
-        return {"kind": "error", "is_a": bases[0] if bases else None}
+        told: dict[str, Any] = {"kind": "error", "is_a": bases[0] if bases else None}
+        return told if bases else told | {"properties": sorted(vars(kind("")))}
     methods, properties = {}, []
     for name in dir(kind):
         member = inspect.getattr_static(kind, name)
@@ -43,7 +44,7 @@ def of_class(kind: type) -> dict[str, Any]:
             methods[name] = parameters(member)
     fields = [name for name in getattr(kind, "__dataclass_fields__", {}) if not name.startswith("_")]
     attributes = [] if fields else assigned(kind)
-    told: dict[str, Any] = {"kind": "record" if fields else "class"}
+    told = {"kind": "record" if fields else "class"}
     if not fields and kind.__name__.endswith(("Boss", "er", "or")):
         told["new"] = parameters(inspect.getattr_static(kind, "__init__"))
     if methods:

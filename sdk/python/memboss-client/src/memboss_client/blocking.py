@@ -140,7 +140,7 @@ class BlockingLease(Generic[L]):
     def notice(self) -> Notice[Any] | None:
         """The notice that stands, if one does."""
         notice = self._lease.notice
-        return None if notice is None else notice.of(self)
+        return None if notice is None else notice._of(self)
 
     @property
     def lost(self) -> MembossError | None:

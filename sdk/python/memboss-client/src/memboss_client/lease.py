@@ -48,7 +48,7 @@ class Notice(Generic[L]):
         """How long it has still, at least 0."""
         return max(0.0, self._deadline - time.monotonic())
 
-    def of(self, lease: M) -> Notice[M]:
+    def _of(self, lease: M) -> Notice[M]:
         """The same notice, told of another face of the lease."""
         twin = Notice.__new__(Notice)
         twin.__dict__.update(self.__dict__, lease=lease)

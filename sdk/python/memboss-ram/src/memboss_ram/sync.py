@@ -51,7 +51,7 @@ class RAMBoss(BlockingBoss[asynchronous.RAMBoss]):
             ram_mb,
             priority=priority,
             timeout=timeout,
-            on_preempt=on_own_thread(on_preempt, lambda told: told.of(RAMLease(told.lease))),
+            on_preempt=on_own_thread(on_preempt, lambda told: told._of(RAMLease(told.lease))),
             on_lost=on_own_thread(on_lost, lambda error: error),
             on_queue=on_queue,
             notice=notice,

@@ -89,7 +89,7 @@ class GPUBoss(BlockingBoss[asynchronous.GPUBoss]):
             gpus=gpus,
             priority=priority,
             timeout=timeout,
-            on_preempt=on_own_thread(on_preempt, lambda told: told.of(GPULease(told.lease))),
+            on_preempt=on_own_thread(on_preempt, lambda told: told._of(GPULease(told.lease))),
             on_lost=on_own_thread(on_lost, lambda error: error),
             on_queue=on_queue,
             models=models,
