@@ -14,6 +14,8 @@ need util-linux unshare
 need jq jq
 need gcc gcc
 need procps pgrep
+need python3 python3
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 [ ${#missing[@]} = 0 ] && exit 0
 [ "$(id -u)" = 0 ] || die "packages are missing and only root can install them: ${missing[*]}"
 echo "installing from Debian: ${missing[*]}"
