@@ -37,7 +37,11 @@ export abstract class Boss implements AsyncDisposable {
 
   constructor({ socket, resumeForMs = RESUME_FOR_MS }: BossOptions = {}) {
     if (!(resumeForMs >= 0)) {
-      throw new InvalidRequest(`resumeForMs=${resumeForMs} is no span of time`, "resumeForMs", "give it in milliseconds, 0 or more");
+      throw new InvalidRequest(
+        `resumeForMs=${resumeForMs} is no span of time`,
+        "resumeForMs",
+        "give it in milliseconds, 0 or more",
+      );
     }
     this.#socket = socket;
     this.#resumeForMs = resumeForMs;
@@ -77,7 +81,11 @@ export abstract class Boss implements AsyncDisposable {
   }
 
   /** A lease that was granted. */
-  protected async begin<L extends Lease>(request: Request, make: (origin: Origin) => L, signal?: AbortSignal): Promise<L> {
+  protected async begin<L extends Lease>(
+    request: Request,
+    make: (origin: Origin) => L,
+    signal?: AbortSignal,
+  ): Promise<L> {
     const message = messageOf(request);
     signal?.throwIfAborted();
     const connection = await this.#connected();

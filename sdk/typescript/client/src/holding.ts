@@ -1,8 +1,8 @@
-/** One lease, from the request to its end: the stream that keeps it alive, taken up again when it breaks, and the calls that change it. It tells a watcher what
- * happens; what to do about it is the watcher's.
+/** One lease, from the request to its end: the stream that keeps it alive, taken up again when it breaks, and the calls that change it. It tells a watcher
+ * what happens; what to do about it is the watcher's.
  *
- * The stream is the heartbeat. When it breaks, the agent waits for a grace time; the secret of the first event takes the lease up again, also from an agent that
- * was started anew. A lease that cannot be taken up is lost. */
+ * The stream is the heartbeat. When it breaks, the agent waits for a grace time; the secret of the first event takes the lease up again, also from an agent
+ * that was started anew. A lease that cannot be taken up is lost. */
 
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -84,10 +84,10 @@ export class Holding {
 
   /** Asks, and waits for the grant. However that ends but by a grant, nothing is held or waited for afterwards. */
   async acquire(signal?: AbortSignal): Promise<void> {
-    signal?.throwIfAborted();
-    this.#begun = true;
-    void this.#listen();
     try {
+      signal?.throwIfAborted();
+      this.#begun = true;
+      void this.#listen();
       await unlessAborted(this.#answeredInTime(), signal);
     } catch (error) {
       await this.release();
@@ -138,7 +138,11 @@ export class Holding {
     const timeout = Number(this.request.timeoutMs);
     const patience = timeout + AGENT_ANSWERS_WITHIN_MS;
     if (timeout === 0 || patience > LONGEST_TIMER_MS) return await this.#granted.promise;
-    const answered = await within(this.#granted.promise.then(() => true), patience, false);
+    const answered = await within(
+      this.#granted.promise.then(() => true),
+      patience,
+      false,
+    );
     if (!answered) throw new LeaseTimeout("the agent did not answer in time", this.where, "look at the agent's log");
   }
 
@@ -157,7 +161,10 @@ export class Holding {
     } catch (error) {
       if (!(error instanceof MembossError)) throw error;
       if (!(error instanceof LeaseLost)) {
-        process.emitWarning(`could not give back ${this.where}; the agent ends it after its grace time: ${error.message}`, "MembossWarning");
+        process.emitWarning(
+          `could not give back ${this.where}; the agent ends it after its grace time: ${error.message}`,
+          "MembossWarning",
+        );
       }
     } finally {
       this.#end(undefined);
@@ -221,7 +228,9 @@ export class Holding {
       return new AgentUnavailable("the agent ended the stream", this.where, "is it ending?");
     } catch (error) {
       if (error instanceof MembossError) return error;
-      return new LeaseLost(`the stream failed (${String(error)})`, this.where, "stop using its memory", { cause: error });
+      return new LeaseLost(`the stream failed (${String(error)})`, this.where, "stop using its memory", {
+        cause: error,
+      });
     }
   }
 

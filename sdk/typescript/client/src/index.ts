@@ -1,5 +1,5 @@
-/** What @memboss/vram and @memboss/ram share: one connection to the node's agent, and a lease that is held by it. It is an inner part: import `@memboss/vram` or
- * `@memboss/ram`. It may not know GPUs of this process, nor how RAM is measured.
+/** What @memboss/vram and @memboss/ram share: one connection to the node's agent, and a lease that is held by it. It is an inner part: import `@memboss/vram`
+ * or `@memboss/ram`. It may not know GPUs of this process, nor how RAM is measured.
  *
  * - one socket and its calls: `connection.ts`; where the socket is: `socket-path.ts`; the messages: `generated/`
  * - a lease over its whole life: `holding.ts`; how a request is told: `request.ts`; what the agent says, in plain objects: `words.ts`

@@ -131,8 +131,8 @@ export abstract class Lease implements AsyncDisposable {
     return this.#lost;
   }
 
-  /** Aborts when its memory must no longer be used: with `LeaseLost` when it has ended otherwise than by its holder, with `Preempted` when a notice came and no
-   * `onPreempt` answers it. Give it to whatever the work calls. */
+  /** Aborts when its memory must no longer be used: with `LeaseLost` when it has ended otherwise than by its holder, with `Preempted` when a notice came and
+   * no `onPreempt` answers it. Give it to whatever the work calls. */
   get signal(): AbortSignal {
     return this.#broken.signal;
   }

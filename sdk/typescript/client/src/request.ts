@@ -53,7 +53,11 @@ export function messageOf(request: Request): AcquireRequest {
 /** A whole number of MiB above nothing. */
 export function amount(name: string, mib: unknown): number {
   if (typeof mib === "number" && Number.isSafeInteger(mib) && mib > 0) return mib;
-  throw new InvalidRequest(`${name}=${String(mib)} is no amount`, name, "give it in MiB, a whole number above 0, such as 8000");
+  throw new InvalidRequest(
+    `${name}=${String(mib)} is no amount`,
+    name,
+    "give it in MiB, a whole number above 0, such as 8000",
+  );
 }
 
 /** A whole number of MiB, also none. */
@@ -65,7 +69,11 @@ export function remaining(name: string, mib: unknown): number {
 function span(name: string, milliseconds: number | undefined): bigint {
   const given = milliseconds ?? 0;
   if (!(given >= 0 && given < 1e15)) {
-    throw new InvalidRequest(`${name}=${String(milliseconds)} is no span of time`, name, "give it in milliseconds, 0 or more");
+    throw new InvalidRequest(
+      `${name}=${String(milliseconds)} is no span of time`,
+      name,
+      "give it in milliseconds, 0 or more",
+    );
   }
   return BigInt(Math.ceil(given));
 }
@@ -80,7 +88,11 @@ export interface SlotsAsked {
 /** One slot for each GPU. */
 export function slotsOf({ vramMb, vramPercent, gpus }: SlotsAsked): Slot[] {
   if (gpus !== undefined && (!Number.isSafeInteger(gpus) || gpus < 1 || gpus > 1024)) {
-    throw new InvalidRequest(`gpus=${String(gpus)} is no number of GPUs`, "gpus", "give how many are needed, at least 1");
+    throw new InvalidRequest(
+      `gpus=${String(gpus)} is no number of GPUs`,
+      "gpus",
+      "give how many are needed, at least 1",
+    );
   }
   if (vramPercent !== undefined) {
     if (vramMb !== undefined) {

@@ -70,7 +70,10 @@ export class MemoryAnalyzer {
   readonly #machine: Machine;
   readonly #monitor: ProcessMonitor;
 
-  constructor({ proc = USUAL.proc, cgroups = USUAL.cgroups }: { proc?: string | undefined; cgroups?: string | undefined } = {}) {
+  constructor({
+    proc = USUAL.proc,
+    cgroups = USUAL.cgroups,
+  }: { proc?: string | undefined; cgroups?: string | undefined } = {}) {
     this.#machine = { proc, cgroups };
     this.#monitor = new ProcessMonitor({ proc });
   }
@@ -86,7 +89,7 @@ export class MemoryAnalyzer {
     while (!signal?.aborted) {
       yield await this.#look(top, (signals) => gauge.look(signals, performance.now()));
       try {
-        await sleep(everyMs, undefined, { ...(signal && { signal }), ref: true });
+        await sleep(everyMs, undefined, signal && { signal });
       } catch {
         return;
       }
@@ -113,6 +116,18 @@ export class MemoryAnalyzer {
     const { fileCacheMib: cacheMib, ...others } = figures;
     const droppableMib = Math.max(0, cacheMib - figures.dirtyMib - figures.mappedMib);
     const advice = SENTENCES[cause];
-    return { ...others, cacheMib, droppableMib, untilLimitMib, memoryStalls, ioStalls, pressure, sign, cause, advice, top: processes };
+    return {
+      ...others,
+      cacheMib,
+      droppableMib,
+      untilLimitMib,
+      memoryStalls,
+      ioStalls,
+      pressure,
+      sign,
+      cause,
+      advice,
+      top: processes,
+    };
   }
 }

@@ -40,8 +40,8 @@ export class RAMBoss extends Boss {
     return await this.begin(asked, (origin) => new RAMLease(origin, request), request.signal);
   }
 
-  /** Acquires, calls the body, and gives the lease back however the body ends. Give `lease.signal` to what the body calls: it aborts when the lease has to go or is
-   * gone, and what it aborts rejects with the reason here too. */
+  /** Acquires, calls the body, and gives the lease back however the body ends. Give `lease.signal` to what the body calls: it aborts when the lease has to go
+   * or is gone, and what it aborts rejects with the reason here too. */
   async withLease<T>(request: RAMRequest, body: (lease: RAMLease) => T | Promise<T>): Promise<T> {
     return await holdingFor(await this.acquire(request), body);
   }

@@ -1,6 +1,6 @@
-/** Dropping page cache that nobody needs, by the program `memboss ram clear`: Node has no call for it. Nothing that a process is seen to have open or mapped is touched
- * in any mode. The cache of the whole machine is dropped only where that is asked for by name. Dropping clean cache makes memory *free*, which the kernel counted as
- * *available* before: both are told. */
+/** Dropping page cache that nobody needs, by the program `memboss ram clear`: Node has no call for it. Nothing that a process is seen to have open or mapped
+ * is touched in any mode. The cache of the whole machine is dropped only where that is asked for by name. Dropping clean cache makes memory *free*, which
+ * the kernel counted as *available* before: both are told. */
 
 import { accessSync, constants, statSync } from "node:fs";
 import { homedir } from "node:os";
@@ -121,7 +121,8 @@ export class CacheManager {
     return (await this.clean(request)).droppedMib;
   }
 
-  /** Cleans, and tells what came of it. `InvalidRequest` for what makes no sense, `ProgramMissing` without the program, `ProgramFailed` when it could not do it. */
+  /** Cleans, and tells what came of it. `InvalidRequest` for what makes no sense, `ProgramMissing` without the program, `ProgramFailed` when it could not do
+   * it. */
   async clean(request: CleanRequest = {}): Promise<CleanReport> {
     const words = wordsOf(request);
     const roots = this.#paths ?? usualDirectories();
@@ -135,7 +136,11 @@ function wordsOf({ mode = Mode.AUTO, targetMb, dryRun, dropCaches, checkAfterMs 
   const modes: readonly string[] = Object.values(Mode);
   if (!modes.includes(mode)) throw new InvalidRequest(`there is no mode "${mode}"`, "mode", `${modes.join(", ")} are`);
   if (checkAfterMs !== undefined && !(checkAfterMs >= 0)) {
-    throw new InvalidRequest(`checkAfterMs=${checkAfterMs} is no span of time`, "checkAfterMs", "give it in milliseconds, 0 or more");
+    throw new InvalidRequest(
+      `checkAfterMs=${checkAfterMs} is no span of time`,
+      "checkAfterMs",
+      "give it in milliseconds, 0 or more",
+    );
   }
   const words: string[] = [mode];
   if (targetMb !== undefined) words.push("--target", `${amount("targetMb", targetMb)}Mi`);
@@ -214,12 +219,22 @@ function isAnswer(value: unknown): value is Answer {
   if (typeof value !== "object" || value === null) return false;
   const told = new Map<string, unknown>(Object.entries(value));
   const isPressure = Object.values(Pressure).some((level) => level === told.get("pressure"));
-  return isPressure && Array.isArray(told.get("files")) && typeof told.get("dropped") === "number" && isPair(told.get("free")) && isPair(told.get("available"));
+  return (
+    isPressure &&
+    Array.isArray(told.get("files")) &&
+    typeof told.get("dropped") === "number" &&
+    isPair(told.get("free")) &&
+    isPair(told.get("available"))
+  );
 }
 
 function reportOf(answer: unknown): CleanReport {
   if (!isAnswer(answer)) {
-    throw new ProgramFailed("it did not tell what it did", "memboss ram clear", "is it the same release as this package?");
+    throw new ProgramFailed(
+      "it did not tell what it did",
+      "memboss ram clear",
+      "is it the same release as this package?",
+    );
   }
   const [wholeBefore, wholeAfter] = answer.whole_machine ?? [0, 0];
   return {

@@ -97,11 +97,15 @@ export async function readUntilLimit(machine: Machine): Promise<number | undefin
 async function leftBelow(top: string, path: string, limit: string, used: string): Promise<number[]> {
   // In a namespace of its own a container's group is the root of what is mounted.
   const inside = join(top, path);
-  const isThere = await stat(inside).then((found) => found.isDirectory(), () => false);
+  const isThere = await stat(inside).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
   const left: number[] = [];
   for (let group = isThere ? inside : top; group.startsWith(top); group = dirname(group)) {
     const [most, now] = [await figure(join(group, limit)), await figure(join(group, used))];
-    if (most !== undefined && most < NO_LIMIT && now !== undefined) left.push(Math.floor(Math.max(0, most - now) / MIB));
+    if (most !== undefined && most < NO_LIMIT && now !== undefined)
+      left.push(Math.floor(Math.max(0, most - now) / MIB));
     if (group === dirname(group)) break;
   }
   return left;

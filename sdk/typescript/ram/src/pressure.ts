@@ -1,5 +1,5 @@
-/** How hard pressed a machine's RAM is, and of what kind the pressure is: the rules of the agent and of `memboss ram`, number by number. Up as soon as a signal has
- * lasted, down one level at a time and later. It measures nothing. */
+/** How hard pressed a machine's RAM is, and of what kind the pressure is: the rules of the agent and of `memboss ram`, number by number. Up as soon as a
+ * signal has lasted, down one level at a time and later. It measures nothing. */
 
 /** The level. It is equal to its name; `pressureRank` compares. */
 export const Pressure = {

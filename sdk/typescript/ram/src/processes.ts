@@ -1,5 +1,5 @@
-/** Who uses RAM, process by process, and how that changes. Reading a process's exact share (PSS) makes that process wait, so it is read only where it is asked for.
- * It needs no agent and no right; what may not be read is left out. */
+/** Who uses RAM, process by process, and how that changes. Reading a process's exact share (PSS) makes that process wait, so it is read only where it is
+ * asked for. It needs no agent and no right; what may not be read is left out. */
 
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -128,7 +128,12 @@ async function readProcess(entry: string, pid: number): Promise<ProcessMemory | 
 async function readStart(entry: string): Promise<number> {
   const stat = await readFile(join(entry, "stat"), "latin1");
   // The name may hold anything, also parentheses and blanks.
-  return Number(stat.slice(stat.lastIndexOf(")") + 1).trim().split(" ")[19]);
+  return Number(
+    stat
+      .slice(stat.lastIndexOf(")") + 1)
+      .trim()
+      .split(" ")[19],
+  );
 }
 
 async function inTurns<T, U>(items: readonly T[], act: (item: T) => Promise<U>): Promise<U[]> {

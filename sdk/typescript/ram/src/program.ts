@@ -51,7 +51,9 @@ export async function askProgram(words: readonly string[], signal: AbortSignal |
         try {
           resolve(JSON.parse(out));
         } catch (cause) {
-          reject(new ProgramFailed("its answer is no JSON", program, "is it the same release as this package?", { cause }));
+          reject(
+            new ProgramFailed("its answer is no JSON", program, "is it the same release as this package?", { cause }),
+          );
         }
       } else if (signal?.aborted) {
         reject(signal.reason);

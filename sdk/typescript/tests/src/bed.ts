@@ -1,10 +1,10 @@
-/** A real agent with simulated GPUs for the tests, and other processes that lease beside this one. Nothing here stands in for a part of memboss: the binaries are those of
- * the build (MEMBOSS_BIN_DIR). */
+/** A real agent with simulated GPUs for the tests, and other processes that lease beside this one. Nothing here stands in for a part of memboss: the binaries
+ * are those of the build (MEMBOSS_BIN_DIR). */
 
 import assert from "node:assert/strict";
 import { type ChildProcessByStdio, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, openSync, closeSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, openSync, closeSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
@@ -24,7 +24,10 @@ const PATIENCE_MS = 60_000;
 
 export function binary(name: string): string {
   const path = join(BINARIES, name);
-  assert(existsSync(path), `${path} is not there: build it (cargo build --release), or name its folder in MEMBOSS_BIN_DIR`);
+  assert(
+    existsSync(path),
+    `${path} is not there: build it (cargo build --release), or name its folder in MEMBOSS_BIN_DIR`,
+  );
   return path;
 }
 
@@ -56,12 +59,15 @@ export class Agent implements AsyncDisposable {
   readonly folder = mkdtempSync(join(tmpdir(), "memboss-ts-"));
   readonly socket = join(this.folder, "run/agent/agent.sock");
   readonly #environment = { ...process.env, MEMBOSS_SIM_DIR: join(this.folder, "sim") };
+  readonly #meminfo = join(this.folder, "meminfo");
   #process: ReturnType<typeof spawn> | undefined;
 
   static async started(): Promise<Agent> {
     const agent = new Agent();
     const words = ["create", "--seed", "test", "--gpu", "SIM-24G:24576x2"];
     execFileSync(binary("memboss-sim"), words, { env: agent.#environment, stdio: "pipe" });
+    // As much RAM wherever it runs: it is leased, not used.
+    writeFileSync(agent.#meminfo, "MemTotal: 67108864 kB\nMemFree: 50331648 kB\nMemAvailable: 50331648 kB\n");
     await agent.start();
     process.env["MEMBOSS_SOCKET"] = agent.socket;
     return agent;
@@ -76,6 +82,7 @@ export class Agent implements AsyncDisposable {
       `--state-dir=${join(this.folder, "state")}`,
       `--nvml-library=${binary("libmemboss_sim_nvml.so")}`,
       "--admin-address=127.0.0.1:0",
+      `--meminfo-file=${this.#meminfo}`,
     ];
     const log = openSync(join(this.folder, "agent.log"), "a");
     this.#process = spawn(binary("memboss-agent"), words, { env: this.#environment, stdio: ["ignore", log, log] });

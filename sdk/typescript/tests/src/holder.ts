@@ -1,5 +1,5 @@
-/** A process that leases as its first argument says (a `GPURequest` in JSON), and tells on its output what happens, line by line. It ends when it hears "release" or
- * "exit". With `answers` it shrinks to 1,000 MiB on a notice; without, it does nothing about one. */
+/** A process that leases as its first argument says (a `GPURequest` in JSON), and tells on its output what happens, line by line. It ends when it hears
+ * "release" or "exit". With `answers` it shrinks to 1,000 MiB on a notice; without, it does nothing about one. */
 
 import { createInterface } from "node:readline";
 

@@ -23,7 +23,15 @@ import { Agent, Holder, soon, until } from "./bed.js";
 /** All of both GPUs but a little. */
 const ALMOST_ALL: GPURequest = { vramMb: 20_000, gpus: 2 };
 
-function isEmpty({ leases, gpus, ram }: { leases: readonly unknown[]; gpus: readonly { leasedMib: number }[]; ram: { leasedMib: number } }): boolean {
+function isEmpty({
+  leases,
+  gpus,
+  ram,
+}: {
+  leases: readonly unknown[];
+  gpus: readonly { leasedMib: number }[];
+  ram: { leasedMib: number };
+}): boolean {
   return leases.length === 0 && ram.leasedMib === 0 && gpus.every((gpu) => gpu.leasedMib === 0);
 }
 
@@ -65,7 +73,10 @@ describe("a lease", () => {
   it("is given back when its body fails, and the failure is told", async () => {
     await using boss = new GPUBoss();
     const failure = new RangeError("no");
-    await assert.rejects(boss.withLease({ vramMb: 8000 }, () => Promise.reject(failure)), failure);
+    await assert.rejects(
+      boss.withLease({ vramMb: 8000 }, () => Promise.reject(failure)),
+      failure,
+    );
     await assert.rejects(async () => {
       await using lease = await boss.acquire({ vramMb: 8000 });
       throw new TypeError(lease.id);
@@ -94,14 +105,20 @@ describe("a lease", () => {
     const { gpus } = await boss.status();
     const second = gpus[1]?.uuid ?? "";
     await boss.withLease({ vramMb: [1000, 3000] }, (lease) => {
-      assert.deepEqual(lease.gpus.map((gpu) => gpu.memoryMib).sort((a, b) => a - b), [1000, 3000]);
+      assert.deepEqual(
+        lease.gpus.map((gpu) => gpu.memoryMib).sort((a, b) => a - b),
+        [1000, 3000],
+      );
       assert.deepEqual(new Set(lease.gpus.map((gpu) => gpu.uuid)), new Set(gpus.map((gpu) => gpu.uuid)));
     });
     await boss.withLease({ vramPercent: 50, gpus: 2 }, (lease) => {
       assert.equal(lease.gpus.length, 2);
       // A share is rounded down to the unit.
       const missing = lease.gpus.map((gpu) => Math.floor((gpus[0]?.leasableMib ?? 0) / 2) - gpu.memoryMib);
-      assert(missing.every((mib) => mib >= 0 && mib < 256), `${missing}`);
+      assert(
+        missing.every((mib) => mib >= 0 && mib < 256),
+        `${missing}`,
+      );
     });
     await boss.withLease({ vramMb: 100, uuids: [second], models: ["SIM"] }, (lease) => {
       assert.equal(lease.visibleDevices, second);
@@ -111,9 +128,18 @@ describe("a lease", () => {
   it("waits no longer than was asked, and holds nothing then", async () => {
     await using boss = new GPUBoss();
     await using held = await boss.acquire(ALMOST_ALL);
-    await assert.rejects(boss.acquire({ vramMb: 8000, timeoutMs: 0 }), (error) => error instanceof NoRoom && /timeoutMs/.test(error.advice));
-    await assert.rejects(boss.acquire({ vramMb: 8000, timeoutMs: 50 }), (error) => error instanceof LeaseTimeout && /wait longer/.test(error.message));
-    assert.deepEqual((await boss.status()).leases.map((lease) => lease.id), [held.id]);
+    await assert.rejects(
+      boss.acquire({ vramMb: 8000, timeoutMs: 0 }),
+      (error) => error instanceof NoRoom && /timeoutMs/.test(error.advice),
+    );
+    await assert.rejects(
+      boss.acquire({ vramMb: 8000, timeoutMs: 50 }),
+      (error) => error instanceof LeaseTimeout && /wait longer/.test(error.message),
+    );
+    assert.deepEqual(
+      (await boss.status()).leases.map((lease) => lease.id),
+      [held.id],
+    );
   });
 
   it("whose wish is aborted while it waits leaves the queue", async () => {
@@ -132,7 +158,10 @@ describe("a lease", () => {
     });
     await assert.rejects(soon(waiting), reason);
     assert.deepEqual([places[0]?.position, places[0]?.reason], [1, "NoRoom"]);
-    assert.deepEqual((await boss.status()).leases.map((lease) => lease.id), [held.id]);
+    assert.deepEqual(
+      (await boss.status()).leases.map((lease) => lease.id),
+      [held.id],
+    );
   });
 
   it("whose wish is aborted before the agent answers leaves nothing behind", async () => {
@@ -144,7 +173,10 @@ describe("a lease", () => {
       for (let turn = 0; turn < turns; turn += 1) await new Promise(setImmediate);
       abort.abort();
       // The grant may have been quicker.
-      await asking.then((lease) => lease.release(), (error: Error) => assert.equal(error.name, "AbortError"));
+      await asking.then(
+        (lease) => lease.release(),
+        (error: Error) => assert.equal(error.name, "AbortError"),
+      );
     }
     await until(boss, isEmpty);
   });
@@ -158,7 +190,10 @@ describe("a lease", () => {
     first.tell("release");
     const { id } = await second.says("granted");
     assert.equal(await first.ends(), 0);
-    assert.deepEqual((await boss.status()).leases.map((lease) => lease.id), [id]);
+    assert.deepEqual(
+      (await boss.status()).leases.map((lease) => lease.id),
+      [id],
+    );
     second.tell("release");
     assert.equal(await second.ends(), 0);
     await until(boss, isEmpty);

@@ -20,7 +20,13 @@ it("a notice is answered by giving a part back, and the holder goes on", async (
   assert(neededMib.length > 0 && neededMib.every((mib) => mib > 0), `${neededMib}`);
   const { leases } = await until(boss, (status) => status.leases.every(({ phase }) => phase === Phase.ACTIVE));
   const sizes = new Map(leases.map((one) => [one.id, one.gpus.map((gpu) => gpu.memoryMib)]));
-  assert.deepEqual([sizes.get(id ?? ""), sizes.get(lease.id)], [[1000, 1000], [20_000, 20_000]]);
+  assert.deepEqual(
+    [sizes.get(id ?? ""), sizes.get(lease.id)],
+    [
+      [1000, 1000],
+      [20_000, 20_000],
+    ],
+  );
   assert.match(agent.socket, /agent\.sock$/);
 });
 
@@ -44,7 +50,11 @@ it("a callback that fails is as good as none", async () => {
   await using _agent = await Agent.started();
   await using boss = new GPUBoss();
   const warned = new Promise<Error>((resolve) => void process.once("warning", resolve));
-  await using victim = await boss.acquire({ ...VICTIM, noticeMs: 300_000, onPreempt: () => Promise.reject(new Error("cannot")) });
+  await using victim = await boss.acquire({
+    ...VICTIM,
+    noticeMs: 300_000,
+    onPreempt: () => Promise.reject(new Error("cannot")),
+  });
   const winner = boss.acquire({ vramMb: 20_000, gpus: 2, priority: "high" });
   assert.match((await soon(warned)).message, /onPreempt.*cannot/s);
   assert(victim.signal.reason instanceof Preempted);

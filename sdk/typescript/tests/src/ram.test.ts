@@ -8,7 +8,18 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, before, describe, it } from "node:test";
 
-import { CacheManager, Cause, InvalidRequest, MemoryAnalyzer, Pressure, pressureRank, ProcessMonitor, ProgramFailed, ProgramMissing, Sign } from "@memboss/ram";
+import {
+  CacheManager,
+  Cause,
+  InvalidRequest,
+  MemoryAnalyzer,
+  Pressure,
+  pressureRank,
+  ProcessMonitor,
+  ProgramFailed,
+  ProgramMissing,
+  Sign,
+} from "@memboss/ram";
 
 import { binary, soon, WORKSPACE } from "./bed.js";
 
@@ -49,21 +60,44 @@ describe("RAM", () => {
   after(() => rmSync(folder, { recursive: true, force: true }));
 
   it("is told as the kernel tells it, and judged", async () => {
-    const cgroup = { "proc/self/cgroup": "0::/app/one\n", "cgroups/app/memory.max": "2147483648\n", "cgroups/app/memory.current": "2097152000\n" };
-    const files = { "proc/meminfo": MEMINFO, "proc/pressure/memory": PSI, "cgroups/app/one/memory.max": "max\n", "cgroups/app/one/memory.current": "0\n" };
+    const cgroup = {
+      "proc/self/cgroup": "0::/app/one\n",
+      "cgroups/app/memory.max": "2147483648\n",
+      "cgroups/app/memory.current": "2097152000\n",
+    };
+    const files = {
+      "proc/meminfo": MEMINFO,
+      "proc/pressure/memory": PSI,
+      "cgroups/app/one/memory.max": "max\n",
+      "cgroups/app/one/memory.current": "0\n",
+    };
     const analysis = await new MemoryAnalyzer(machine(join(folder, "limited"), { ...files, ...cgroup })).analyze();
     const { totalMib, availableMib, cacheMib, sharedMib, droppableMib, swapUsedMib, untilLimitMib } = analysis;
     assert.deepEqual([totalMib, availableMib, cacheMib, sharedMib], [24_576, 12_288, 7_268, 1_024]);
     assert.deepEqual([droppableMib, swapUsedMib, untilLimitMib], [7_268 - 10 - 200, 1_024, 48]);
-    assert.deepEqual([analysis.memoryStalls, analysis.ioStalls, analysis.top], [{ some: 12.5, all: 1.25 }, undefined, []]);
-    assert.deepEqual([analysis.pressure, analysis.sign, analysis.cause], [Pressure.CRITICAL, Sign.LIMIT_NEAR, Cause.CACHE]);
+    assert.deepEqual(
+      [analysis.memoryStalls, analysis.ioStalls, analysis.top],
+      [{ some: 12.5, all: 1.25 }, undefined, []],
+    );
+    assert.deepEqual(
+      [analysis.pressure, analysis.sign, analysis.cause],
+      [Pressure.CRITICAL, Sign.LIMIT_NEAR, Cause.CACHE],
+    );
     assert.match(analysis.advice, /cache/);
   });
 
   it("has no limit where the first version of control groups says so", async () => {
-    const files = { "proc/meminfo": MEMINFO, "proc/self/cgroup": "4:cpu,memory:/app\n", "cgroups/memory/memory.limit_in_bytes": "9223372036854771712\n", "cgroups/memory/memory.usage_in_bytes": "1\n" };
+    const files = {
+      "proc/meminfo": MEMINFO,
+      "proc/self/cgroup": "4:cpu,memory:/app\n",
+      "cgroups/memory/memory.limit_in_bytes": "9223372036854771712\n",
+      "cgroups/memory/memory.usage_in_bytes": "1\n",
+    };
     const analysis = await new MemoryAnalyzer(machine(join(folder, "v1"), files)).analyze({ top: 0 });
-    assert.deepEqual([analysis.untilLimitMib, analysis.pressure, analysis.memoryStalls], [undefined, Pressure.LOW, undefined]);
+    assert.deepEqual(
+      [analysis.untilLimitMib, analysis.pressure, analysis.memoryStalls],
+      [undefined, Pressure.LOW, undefined],
+    );
   });
 
   it("of this machine is told, with this process", async () => {
@@ -126,7 +160,10 @@ describe("cleaning", () => {
   it("tells what it would drop, drops it, and tells what became free", async () => {
     const cache = new CacheManager({ paths: [folder] });
     const plan = await cache.clean({ mode: "aggressive", dryRun: true });
-    assert.deepEqual(plan.files.map(({ path }) => path), [file()]);
+    assert.deepEqual(
+      plan.files.map(({ path }) => path),
+      [file()],
+    );
     const report = await cache.clean({ mode: "aggressive" });
     assert.equal(report.mode, "aggressive");
     assert.deepEqual([report.files.length, report.whyNothing], [1, ""]);
@@ -145,7 +182,11 @@ describe("cleaning", () => {
   it("does nothing without pressure, unless a mode is named", async () => {
     const { pressure } = await new MemoryAnalyzer().analyze({ top: 0 });
     const report = await new CacheManager({ paths: [folder] }).clean();
-    assert.equal(report.pressure === Pressure.LOW, report.whyNothing.includes("no pressure"), `${pressure}: ${report.whyNothing}`);
+    assert.equal(
+      report.pressure === Pressure.LOW,
+      report.whyNothing.includes("no pressure"),
+      `${pressure}: ${report.whyNothing}`,
+    );
     assert.equal(typeof (await new CacheManager({ paths: [folder] }).cleanup({ mode: "auto" })), "number");
   });
 
@@ -164,7 +205,10 @@ describe("cleaning", () => {
   });
 
   it("of what is not there fails in the program's words", async () => {
-    await assert.rejects(new CacheManager({ paths: ["/nowhere"] }).clean({ mode: "balanced" }), (error) => error instanceof ProgramFailed && /\/nowhere/.test(error.what));
+    await assert.rejects(
+      new CacheManager({ paths: ["/nowhere"] }).clean({ mode: "balanced" }),
+      (error) => error instanceof ProgramFailed && /\/nowhere/.test(error.what),
+    );
   });
 
   it("in no known mode is refused", async () => {
@@ -174,7 +218,10 @@ describe("cleaning", () => {
   it("without the program says what to install", async () => {
     process.env["MEMBOSS_BIN"] = "/nowhere/memboss";
     try {
-      await assert.rejects(new CacheManager({ paths: [folder] }).cleanup({ mode: "aggressive" }), (error) => error instanceof ProgramMissing && /install/.test(error.advice));
+      await assert.rejects(
+        new CacheManager({ paths: [folder] }).cleanup({ mode: "aggressive" }),
+        (error) => error instanceof ProgramMissing && /install/.test(error.advice),
+      );
     } finally {
       process.env["MEMBOSS_BIN"] = binary("memboss");
     }

@@ -1,6 +1,16 @@
 /** Asks the node's agent for memory on GPUs. It says what is asked for and hands out leases; how a lease is kept is in @memboss/client. */
 
-import { amount, type AnyRequest, Boss, type Callbacks, type DryRun, holdingFor, type Priority, type Request, slotsOf } from "@memboss/client";
+import {
+  amount,
+  type AnyRequest,
+  Boss,
+  type Callbacks,
+  type DryRun,
+  holdingFor,
+  type Priority,
+  type Request,
+  slotsOf,
+} from "@memboss/client";
 
 import { checkCudaUnused } from "./devices.js";
 import { GPULease } from "./lease.js";
@@ -66,8 +76,8 @@ export class GPUBoss extends Boss {
     return lease;
   }
 
-  /** Acquires, calls the body, and gives the lease back however the body ends. Give `lease.signal` to what the body calls: it aborts when the lease has to go or is
-   * gone, and what it aborts rejects with the reason here too. */
+  /** Acquires, calls the body, and gives the lease back however the body ends. Give `lease.signal` to what the body calls: it aborts when the lease has to go
+   * or is gone, and what it aborts rejects with the reason here too. */
   async withLease<T>(request: GPURequest, body: (lease: GPULease) => T | Promise<T>): Promise<T> {
     return await holdingFor(await this.acquire(request), body);
   }

@@ -1,5 +1,5 @@
-/** `CUDA_VISIBLE_DEVICES` of this process: set where it was asked for and can still count. CUDA reads it once; afterwards setting it would change nothing, and a
- * program would believe itself on another GPU than it is on. */
+/** `CUDA_VISIBLE_DEVICES` of this process: set where it was asked for and can still count. CUDA reads it once; afterwards setting it would change nothing,
+ * and a program would believe itself on another GPU than it is on. */
 
 import { readdirSync, readlinkSync } from "node:fs";
 
