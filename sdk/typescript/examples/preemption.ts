@@ -1,6 +1,6 @@
 /** A batch job gives half of its memory back when somebody more important needs it; another, that says nothing about it, is told to stop. */
 
-import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { GPUBoss, type GPULease, type Notice, Preempted } from "@memboss/vram";
 
@@ -26,8 +26,8 @@ try {
     urgent = boss.withLease({ vramMb: 10_000, priority: "urgent" }, ({ vramMib }) =>
       console.log(`urgent has ${vramMib} MiB`),
     );
-    // Work that heeds the signal; here it only waits for it.
-    await once(process, "no such event", { signal: lease.signal });
+    // An hour of work that heeds the signal.
+    await sleep(3_600_000, undefined, { signal: lease.signal });
   });
 } catch (error) {
   if (!(error instanceof Preempted)) throw error;

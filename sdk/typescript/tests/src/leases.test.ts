@@ -1,6 +1,8 @@
 /** Leases over the real socket: asked for, held, changed, given back. */
 
 import assert from "node:assert/strict";
+import { existsSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 
 import { RAMBoss, Priority as RAMPriority } from "@memboss/ram";
@@ -245,6 +247,27 @@ describe("a lease", () => {
     assert.deepEqual([lease.phase, lease.lost, await lease.waitEnded()], [Phase.ENDED, undefined, undefined]);
     await until(watching, isEmpty);
     await lease.release();
+  });
+
+  it("is asked for where a user's own agent listens, when no socket is named", async (test) => {
+    if (existsSync("/run/memboss/agent/agent.sock"))
+      return test.skip("an agent of the whole machine is here, and comes first");
+    const [named, directory] = [process.env["MEMBOSS_SOCKET"], process.env["XDG_RUNTIME_DIR"]];
+    delete process.env["MEMBOSS_SOCKET"];
+    process.env["XDG_RUNTIME_DIR"] = agent.folder;
+    try {
+      await assert.rejects(
+        new GPUBoss().connect(),
+        (error) => error instanceof AgentUnavailable && error.where.includes(agent.folder),
+      );
+      symlinkSync(join(agent.folder, "run"), join(agent.folder, "memboss"));
+      await using boss = new GPUBoss();
+      assert.equal((await boss.status()).node, "test");
+    } finally {
+      process.env["MEMBOSS_SOCKET"] = named;
+      if (directory === undefined) delete process.env["XDG_RUNTIME_DIR"];
+      else process.env["XDG_RUNTIME_DIR"] = directory;
+    }
   });
 
   it("sets the visible devices where it is asked to, until it ends", async () => {
