@@ -9,6 +9,7 @@ use memboss_platform::admin::{Admin, Readiness};
 use memboss_platform::metrics;
 use memboss_platform::shutdown::{self, Shutdown};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -21,7 +22,7 @@ use crate::probes::pidfd::Sentinels;
 use crate::probes::pods::PodCgroups;
 use crate::probes::processes::Processes;
 use crate::probes::{clock, xid};
-use crate::serve::{self, Access, Audience, Desk, Quota};
+use crate::serve::{self, Audience, Desk};
 use crate::settings::Arguments;
 use crate::store::{self, Ledger, Marker, Store};
 
@@ -31,16 +32,18 @@ use crate::store::{self, Ledger, Marker, Store};
 /// When it cannot start, or a part has ended that must not.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signal()?;
-    std::fs::create_dir_all(&arguments.run_dir).context("failed to make the run directory")?;
-    std::fs::create_dir_all(&arguments.state_dir).context("failed to make the state directory")?;
-    let _only_one = lock(&arguments.run_dir)?;
+    let (run_dir, state_dir) = (&arguments.config.run_dir, &arguments.config.state_dir);
+    make(run_dir, "run")?;
+    make(state_dir, "state")?;
+    let _only_one = lock(run_dir)?;
+    allow_many_descriptors();
 
     let client = if arguments.standalone { None } else { api_client().await? };
     let cluster = if client.is_some() { Cluster::Kubernetes } else { Cluster::None };
     let boot_id = clock::boot_id(&arguments.boot_id_file)?;
     let files = Files {
-        ledger: Store::new(arguments.run_dir.join("ledger.json")),
-        marker: Store::new(arguments.state_dir.join("agent.json")),
+        ledger: Store::new(run_dir.join("ledger.json")),
+        marker: Store::new(state_dir.join("agent.json")),
     };
     let start = begin(&files, &boot_id)?;
     let node = Node::new(arguments.settings(boot_id, cluster)?, start, clock::now());
@@ -78,6 +81,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let eyes = eyes(&arguments, sentinels)?;
     tasks.spawn(task::run(node, eyes, Doors { inputs: inputs_out, snapshots, news }, files, shutdown.clone()));
     ready.ready();
+    // For a service manager that waits for it; without one nothing happens.
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
     tracing::info!(node = arguments.node_name, cluster = ?cluster, "running");
     until_end(tasks, shutdown).await
 }
@@ -97,6 +104,21 @@ async fn until_end(mut tasks: JoinSet<anyhow::Result<()>>, shutdown: Shutdown) -
         shutdown.cancel();
     }
     outcome
+}
+
+fn make(directory: &Path, what: &str) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory).with_context(|| {
+        let at = directory.display();
+        format!("failed to make the {what} directory {at}: a user other than root needs --{what}-dir with one of its own")
+    })
+}
+
+/// Each client takes one descriptor for its connection and one for its process.
+fn allow_many_descriptors() {
+    let limits = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits }) {
+        tracing::warn!(%error, "the number of clients stays limited to a thousand or so");
+    }
 }
 
 /// Two agents on one ledger would each overwrite what the other granted.
@@ -146,13 +168,14 @@ fn serve_sockets(
     shutdown: &Shutdown,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    let run_dir = &arguments.run_dir;
+    let run_dir = &arguments.config.run_dir;
     let path = run_dir.join("node").join("node.sock");
     let (listener, own, end) = (serve::listen(&path, Audience::Root)?, desk.clone(), shutdown.clone());
     tasks.spawn(async move { Ok(serve::node(listener, path, own, end).await?) });
     let path = run_dir.join("agent").join("agent.sock");
-    let (listener, own, end) = (serve::listen(&path, Audience::Containers(Access::default()))?, desk.clone(), shutdown.clone());
-    tasks.spawn(async move { Ok(serve::workload(listener, path, own, Quota::default(), end).await?) });
+    let (listener, own, end) = (serve::listen(&path, Audience::Containers(arguments.access()?))?, desk.clone(), shutdown.clone());
+    let quota = arguments.config.quota();
+    tasks.spawn(async move { Ok(serve::workload(listener, path, own, quota, end).await?) });
     Ok(())
 }
 
@@ -160,12 +183,12 @@ fn redis(arguments: &Arguments) -> Option<Source> {
     if let Some(url) = &arguments.redis_url {
         return Some(Source::Url(url.clone()));
     }
-    let (url, token) = (arguments.operator_url.clone()?, arguments.operator_token.clone()?);
-    Some(Source::Operator { operator: Operator { url, ca: arguments.operator_ca.clone(), token }, known: None })
+    let (url, ca, token) = arguments.operator.clone();
+    Some(Source::Operator { operator: Operator { url: url?, ca, token: token? }, known: None })
 }
 
 fn eyes(arguments: &Arguments, sentinels: Sentinels) -> anyhow::Result<Eyes> {
-    let library = arguments.nvml_library.clone().map(OsString::from);
+    let library = arguments.config.nvml_library.clone().map(OsString::from);
     let (prober, readings) = Prober::spawn(library.clone()).context("failed to start the NVML thread")?;
     let xids = xid::spawn(library).context("failed to start the XID thread")?;
     Ok(Eyes {
