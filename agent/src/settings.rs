@@ -273,7 +273,10 @@ mod tests {
         let config = &resolved.config;
         assert_eq!((config.margin.mib, config.margin.percent), (9, Part(2)));
         assert_eq!((config.run_dir.as_path(), config.state_dir.as_path()), (Path::new("/flag"), Path::new("/file")));
-        assert_eq!((resolved.node_name.as_str(), resolved.admin_address.to_string().as_str()), ("file", "127.0.0.1:9411"));
+        assert_eq!(
+            (resolved.node_name.as_str(), resolved.admin_address.to_string().as_str()),
+            ("file", "127.0.0.1:9411")
+        );
         let nameless = Flags::try_parse_from(["x"]).unwrap();
         assert!(std::env::var("NODE_NAME").is_ok() || matches!(nameless.resolve(), Err(Failure::NoName)));
     }

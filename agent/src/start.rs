@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use memboss_platform::admin::{Admin, Readiness};
@@ -12,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::credentials::{Operator, Source};
 use crate::heartbeat::{self, Pulse};
@@ -41,10 +43,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let client = if arguments.standalone { None } else { api_client().await? };
     let cluster = if client.is_some() { Cluster::Kubernetes } else { Cluster::None };
     let boot_id = clock::boot_id(&arguments.boot_id_file)?;
-    let files = Files {
-        ledger: Store::new(run_dir.join("ledger.json")),
-        marker: Store::new(state_dir.join("agent.json")),
-    };
+    let files =
+        Files { ledger: Store::new(run_dir.join("ledger.json")), marker: Store::new(state_dir.join("agent.json")) };
     let start = begin(&files, &boot_id)?;
     let node = Node::new(arguments.settings(boot_id, cluster)?, start, clock::now());
 
@@ -89,10 +89,25 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     until_end(tasks, shutdown).await
 }
 
+/// After the end has begun, clients have so long to hear of it: the next agent must be there within their grace time.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// The first part that ends takes all others with it; it is an error unless it was time.
 async fn until_end(mut tasks: JoinSet<anyhow::Result<()>>, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut outcome = Ok(());
-    while let Some(ended) = tasks.join_next().await {
+    let mut end = None;
+    loop {
+        let ended = match end {
+            None => tasks.join_next().await,
+            Some(at) => match tokio::time::timeout_at(at, tasks.join_next()).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    tracing::info!("clients that do not listen are left");
+                    None
+                }
+            },
+        };
+        let Some(ended) = ended else { break };
         let ended = ended.context("a task panicked").and_then(|result| result);
         if outcome.is_ok() {
             outcome = match ended {
@@ -102,6 +117,7 @@ async fn until_end(mut tasks: JoinSet<anyhow::Result<()>>, shutdown: Shutdown) -
             };
         }
         shutdown.cancel();
+        end.get_or_insert_with(|| Instant::now() + LAST_WORDS);
     }
     outcome
 }
@@ -109,7 +125,9 @@ async fn until_end(mut tasks: JoinSet<anyhow::Result<()>>, shutdown: Shutdown) -
 fn make(directory: &Path, what: &str) -> anyhow::Result<()> {
     std::fs::create_dir_all(directory).with_context(|| {
         let at = directory.display();
-        format!("failed to make the {what} directory {at}: a user other than root needs --{what}-dir with one of its own")
+        format!(
+            "failed to make the {what} directory {at}: a user other than root needs --{what}-dir with one of its own"
+        )
     })
 }
 
@@ -173,7 +191,8 @@ fn serve_sockets(
     let (listener, own, end) = (serve::listen(&path, Audience::Root)?, desk.clone(), shutdown.clone());
     tasks.spawn(async move { Ok(serve::node(listener, path, own, end).await?) });
     let path = run_dir.join("agent").join("agent.sock");
-    let (listener, own, end) = (serve::listen(&path, Audience::Containers(arguments.access()?))?, desk.clone(), shutdown.clone());
+    let (listener, own, end) =
+        (serve::listen(&path, Audience::Containers(arguments.access()?))?, desk.clone(), shutdown.clone());
     let quota = arguments.config.quota();
     tasks.spawn(async move { Ok(serve::workload(listener, path, own, quota, end).await?) });
     Ok(())

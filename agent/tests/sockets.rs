@@ -91,7 +91,9 @@ impl Bed {
         let path = dir.path().join("agent/agent.sock");
         let listener = serve::listen(&path, Audience::Containers(Access::default())).unwrap();
         let end = shutdown.clone();
-        tasks.push(tokio::spawn(async move { serve::workload(listener, path, desk, Quota::default(), end).await.unwrap() }));
+        tasks.push(tokio::spawn(
+            async move { serve::workload(listener, path, desk, Quota::default(), end).await.unwrap() },
+        ));
         let mut bed = Self { dir, usage, inputs, snapshots, shutdown, tasks };
         bed.until(|snapshot| snapshot.is_known()).await;
         bed

@@ -10,6 +10,7 @@ use memboss_agent_api::v1::{AcquireRequest, LeaseEvent, Phase, ResumeRequest, St
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
@@ -33,7 +34,9 @@ impl Machine {
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::write(dir.path().join("agent.toml"), config).unwrap();
         // Another user may not be let into the folder where it was built.
-        std::fs::copy(env!("CARGO_BIN_EXE_memboss-agent"), dir.path().join("memboss-agent")).unwrap();
+        let (built, copied) = (env!("CARGO_BIN_EXE_memboss-agent"), dir.path().join("memboss-agent"));
+        // By another program: a process that another test starts meanwhile would keep it open for writing, and it could not be run.
+        assert!(std::process::Command::new("cp").arg(built).arg(copied).status().unwrap().success());
         std::os::unix::fs::chown(dir.path(), user, user).unwrap();
         Self { dir, user }
     }
@@ -43,7 +46,13 @@ impl Machine {
         let mut command = Command::new(at("memboss-agent"));
         command
             .env_remove("NODE_NAME")
-            .args(["--standalone", "--admin-address", "127.0.0.1:0", "--nvml-library", "/nonexistent/libnvidia-ml.so.1"])
+            .args([
+                "--standalone",
+                "--admin-address",
+                "127.0.0.1:0",
+                "--nvml-library",
+                "/nonexistent/libnvidia-ml.so.1",
+            ])
             .args([Path::new("--config"), &at("agent.toml"), Path::new("--run-dir"), &at("run")])
             .args([Path::new("--state-dir"), &at("state")])
             .stderr(Stdio::piped())
@@ -133,6 +142,8 @@ async fn it_ends_well_when_it_is_asked_to_also_with_clients_there() {
     until_phase(&mut held, Phase::Active).await;
     let mut watched = agent.client().await.watch_status(StatusRequest {}).await.unwrap().into_inner();
     watched.message().await.unwrap();
+    // And one that never says what it wants.
+    let _half_open = UnixStream::connect(&agent.socket).await.unwrap();
     assert!(agent.end_by(Signal::TERM).await.success());
 }
 

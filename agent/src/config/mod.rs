@@ -220,12 +220,7 @@ impl Default for NoticePart {
 impl Default for ClassesPart {
     fn default() -> Self {
         let ceilings = Ceilings::default();
-        Self {
-            everybody: ceilings.everybody,
-            root: ceilings.root,
-            users: BTreeMap::new(),
-            groups: BTreeMap::new(),
-        }
+        Self { everybody: ceilings.everybody, root: ceilings.root, users: BTreeMap::new(), groups: BTreeMap::new() }
     }
 }
 
@@ -235,8 +230,8 @@ impl Config {
     /// # Errors
     /// [`Wrong`], with the line, the field, and what is allowed.
     pub fn read(path: &Path) -> Result<Self, Wrong> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Wrong::Unreadable { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Wrong::Unreadable { path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
 

@@ -9,7 +9,9 @@ pub(super) fn user(name: &str) -> Result<u32, String> {
     }
     match User::from_name(name) {
         Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err(format!("there is no user {name:?} on this machine: a name that `getent passwd` knows, or a number, is allowed")),
+        Ok(None) => Err(format!(
+            "there is no user {name:?} on this machine: a name that `getent passwd` knows, or a number, is allowed"
+        )),
         Err(error) => Err(format!("user {name:?} cannot be looked up: {error}")),
     }
 }
@@ -21,7 +23,9 @@ pub(super) fn group(name: &str) -> Result<u32, String> {
     }
     match Group::from_name(name) {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
-        Ok(None) => Err(format!("there is no group {name:?} on this machine: a name that `getent group` knows, or a number, is allowed")),
+        Ok(None) => Err(format!(
+            "there is no group {name:?} on this machine: a name that `getent group` knows, or a number, is allowed"
+        )),
         Err(error) => Err(format!("group {name:?} cannot be looked up: {error}")),
     }
 }

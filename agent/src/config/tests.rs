@@ -39,7 +39,10 @@ fn what_is_wrong_is_told_by_line_and_field_with_what_is_allowed() {
         ("a = 1\na = 2\n", &["line 2", "duplicate key"]),
     ] {
         let wrong = parse(text).unwrap_err().to_string();
-        assert!(wrong.starts_with("agent.toml, line ") && words.iter().all(|word| wrong.contains(word)), "{text}: {wrong}");
+        assert!(
+            wrong.starts_with("agent.toml, line ") && words.iter().all(|word| wrong.contains(word)),
+            "{text}: {wrong}"
+        );
     }
 }
 

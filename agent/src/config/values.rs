@@ -71,7 +71,9 @@ pub struct Mode(pub u32);
 
 /// Text that is no mode of a socket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no mode of a socket: three octal digits are, such as \"0666\" for everybody or \"0660\" for owner and group")]
+#[error(
+    "{0:?} is no mode of a socket: three octal digits are, such as \"0666\" for everybody or \"0660\" for owner and group"
+)]
 pub struct NotAMode(String);
 
 impl TryFrom<String> for Mode {

@@ -51,7 +51,12 @@ impl Wrong {
     /// A value is none that is allowed here.
     pub(super) fn value(path: &Path, text: &str, field: &str, what: String) -> Self {
         let (table, name) = field.split_once('.').unwrap_or(("", field));
-        Self::Content { path: path.display().to_string(), line: line_of(text, table, name), field: field.to_owned(), what }
+        Self::Content {
+            path: path.display().to_string(),
+            line: line_of(text, table, name),
+            field: field.to_owned(),
+            what,
+        }
     }
 
     fn at(path: &Path, text: &str, span: Option<Range<usize>>, field: String, what: String) -> Self {

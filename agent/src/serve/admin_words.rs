@@ -100,11 +100,8 @@ pub(super) fn ended(before: &Snapshot, ended: Vec<(LeaseId, EndReason)>) -> v1::
 pub(super) fn freed(snapshot: &Snapshot, freed: &Freed) -> v1::PreemptResponse {
     let now = clock::now();
     let seen = snapshot.leases.get(&freed.lease);
-    let ended = || v1::LeaseView {
-        lease: freed.lease.to_string(),
-        phase: v1::Phase::Ended.into(),
-        ..v1::LeaseView::default()
-    };
+    let ended =
+        || v1::LeaseView { lease: freed.lease.to_string(), phase: v1::Phase::Ended.into(), ..v1::LeaseView::default() };
     let index = |uuid: &GpuUuid| snapshot.gpus.iter().find(|gpu| gpu.uuid == *uuid).map_or(0, |gpu| gpu.index);
     let share = |share: &memboss_core::GpuShare| v1::GpuShare {
         uuid: share.uuid.to_string(),

@@ -134,7 +134,8 @@ impl Leases for Service {
     async fn watch_status(&self, request: Request<v1::StatusRequest>) -> Result<Response<StatusStream>, Status> {
         let caller = self.caller(&request)?;
         let place = self.watchers.enter(&caller.owner());
-        let place = place.ok_or_else(|| Status::resource_exhausted("you watch as often as anybody may: end one of the others"))?;
+        let place = place
+            .ok_or_else(|| Status::resource_exhausted("you watch as often as anybody may: end one of the others"))?;
         let pod = caller.pod;
         let mut before: Option<Arc<Snapshot>> = None;
         let changes = WatchStream::new(self.desk.snapshots.clone()).filter_map(move |snapshot| {

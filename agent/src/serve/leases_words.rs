@@ -56,7 +56,9 @@ fn check_size(asked: &v1::AcquireRequest) -> Result<(), Status> {
         }
     }
     match asked.models.iter().find(|model| model.is_empty() || model.len() > LONGEST_MODEL) {
-        Some(model) => Err(bad(format!("a model is 1 to {LONGEST_MODEL} characters long, such as H100, not {}", model.len()))),
+        Some(model) => {
+            Err(bad(format!("a model is 1 to {LONGEST_MODEL} characters long, such as H100, not {}", model.len())))
+        }
         None => Ok(()),
     }
 }

@@ -112,10 +112,7 @@ impl Node for Service {
 }
 
 impl Service {
-    async fn admin<T>(
-        &self,
-        make: impl FnOnce(oneshot::Sender<Result<T, Denied>>) -> AdminInput,
-    ) -> Result<T, Status> {
+    async fn admin<T>(&self, make: impl FnOnce(oneshot::Sender<Result<T, Denied>>) -> AdminInput) -> Result<T, Status> {
         let (reply, answer) = oneshot::channel();
         self.desk.inputs.send(Input::Admin(make(reply))).await.map_err(|_| ending())?;
         answer.await.map_err(|_| ending())?.map_err(|denied| status(&denied))

@@ -65,9 +65,11 @@ pub(super) fn connections(
 /// Who made the connection. A descriptor of the process, taken first and still alive at the end, shows that its pid was not given to another in between.
 fn who(stream: &UnixStream, proc_root: &Path) -> Result<Caller, String> {
     let credentials = stream.peer_cred().map_err(|error| format!("the kernel does not tell who connected: {error}"))?;
-    let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0).ok_or(
-        "the kernel does not tell which process connected: the agent must share the host's pid namespace",
-    )?;
+    let pid = credentials
+        .pid()
+        .and_then(|pid| u32::try_from(pid).ok())
+        .filter(|pid| *pid != 0)
+        .ok_or("the kernel does not tell which process connected: the agent must share the host's pid namespace")?;
     let held = descriptor(stream, pid).ok_or_else(|| format!("process {pid} has ended"))?;
     let unknown = |error| format!("process {pid} cannot be identified: {error}");
     let caller = Caller {

@@ -13,8 +13,8 @@ use tonic::{Request, Response, Status};
 
 use super::node_service::ask;
 use super::{Desk, message, peer};
-use crate::node::{Ask, GiveBack, RamWish};
 use crate::node::view::{LeaseSeen, Snapshot};
+use crate::node::{Ask, GiveBack, RamWish};
 use crate::probes::clock;
 use crate::probes::processes::PodUid;
 

@@ -97,13 +97,7 @@ impl Bed {
         self.again_on(proc_root).await
     }
 
-    async fn on(
-        dir: TempDir,
-        usage: Arc<Mutex<Usage>>,
-        settings: Settings,
-        quota: Quota,
-        proc_root: PathBuf,
-    ) -> Self {
+    async fn on(dir: TempDir, usage: Arc<Mutex<Usage>>, settings: Settings, quota: Quota, proc_root: PathBuf) -> Self {
         let files = Files {
             ledger: Store::new(dir.path().join("ledger.json")),
             marker: Store::new(dir.path().join("marker.json")),
@@ -115,7 +109,8 @@ impl Bed {
         let (sender, mut snapshots) = watch::channel(Arc::default());
         let (news, _) = mpsc::unbounded_channel();
         let shutdown = Shutdown::new();
-        let (eyes, doors) = (eyes(&dir, usage.clone(), sentinels), Doors { inputs: inputs_out, snapshots: sender, news });
+        let (eyes, doors) =
+            (eyes(&dir, usage.clone(), sentinels), Doors { inputs: inputs_out, snapshots: sender, news });
         let end = shutdown.clone();
         let mut tasks = vec![tokio::spawn(async move { task::run(node, eyes, doors, files, end).await.unwrap() })];
         let desk = Desk { inputs, snapshots: snapshots.clone(), proc_root: proc_root.clone() };

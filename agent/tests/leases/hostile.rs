@@ -22,7 +22,13 @@ use crate::part::{Part, Role};
 async fn garbage_and_half_open_connections_disturb_nobody() {
     let bed = Bed::new().await;
     let mut open = Vec::new();
-    for words in [&b""[..], b"\0\0\0\0", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0xff; 4096]] {
+    for words in [
+        &b""[..],
+        b"\0\0\0\0",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &[0xff; 4096],
+    ] {
         let mut stream = UnixStream::connect(bed.socket()).await.unwrap();
         stream.write_all(words).await.unwrap();
         open.push(stream);
@@ -125,6 +131,7 @@ async fn a_full_tmpfs_holds_grants_back_until_there_is_space_and_loses_none() {
     let mut asked = tokio::spawn(async move { client.acquire(vram(4)).await });
     let answered = tokio::time::timeout(Duration::from_millis(300), &mut asked).await;
     assert!(answered.is_err(), "no answer rests on what is not written: {answered:?}");
+    drop(filled);
     std::fs::remove_file(ballast).unwrap();
     let mut granted = asked.await.unwrap().unwrap().into_inner();
     let first = lease(&until_phase(&mut granted, Phase::Active).await).lease.clone();

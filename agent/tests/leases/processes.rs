@@ -29,7 +29,6 @@ async fn the_end_of_a_process_is_noticed_at_once_and_another_with_its_pid_is_not
     assert_eq!(gone(heard.recv().await), mine, "that one has ended already");
 }
 
-
 #[tokio::test]
 async fn a_holder_that_does_not_go_is_asked_and_then_ended() {
     let bed = Bed::new().await;

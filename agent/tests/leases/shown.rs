@@ -23,7 +23,11 @@ async fn everybody_sees_who_holds_what_who_waits_and_why_but_no_secret() {
     let of = |id: &str| status.leases.iter().find(|seen| seen.lease == id).unwrap();
     let holder = of(&lease(&granted).lease).holder.clone().unwrap();
     assert_eq!((holder.pid, holder.uid), (std::process::id(), rustix::process::geteuid().as_raw()));
-    assert_eq!((holder.label.as_str(), holder.used_mib), ("train[31m", 18 * 1024), "nothing that a terminal would obey");
+    assert_eq!(
+        (holder.label.as_str(), holder.used_mib),
+        ("train[31m", 18 * 1024),
+        "nothing that a terminal would obey"
+    );
     assert!(holder.name.starts_with("leases"), "{holder:?}");
     let queue = of(&waiting).queue.clone().unwrap();
     assert_eq!((queue.position, queue.reason.as_str()), (1, "NoRoom"));

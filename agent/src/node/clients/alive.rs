@@ -41,7 +41,8 @@ impl Node {
 
     /// Ends what nobody keeps alive any more.
     pub(in crate::node) fn end_silent_clients(&mut self, now: Moment) {
-        let due = self.clients.known.iter().filter(|(lease, client)| self.due(lease, client).is_some_and(|due| now >= due));
+        let due =
+            self.clients.known.iter().filter(|(lease, client)| self.due(lease, client).is_some_and(|due| now >= due));
         let due: Vec<LeaseId> = due.map(|(lease, _)| lease.clone()).collect();
         due.iter().for_each(|lease| self.let_go(lease, EndReason::Expired));
     }

@@ -23,7 +23,8 @@ impl Node {
             return Err(Denied::NotYours(format!("{owner} may ask for classes up to {highest}, not for {class}")));
         }
         let owner = caller.owner();
-        let id = if wish.name.is_empty() { self.free_name(&owner) } else { LeaseId::new(format!("{owner}/{}", wish.name)) };
+        let id =
+            if wish.name.is_empty() { self.free_name(&owner) } else { LeaseId::new(format!("{owner}/{}", wish.name)) };
         let id = id.map_err(|bad| Denied::BadRequest(bad.to_string()))?;
         let nodes = NodeSelector::Only([self.settings.name.clone()].into());
         Ok(Request { id, nodes, enqueued: now, ..wish.request.clone() })
@@ -92,7 +93,9 @@ impl Node {
             return Err(Denied::NotNow(why.to_owned()));
         }
         if self.hold != Hold::Open {
-            return Err(Denied::NotNow("the ledger of this machine is being rebuilt: ask again in a moment".to_owned()));
+            return Err(Denied::NotNow(
+                "the ledger of this machine is being rebuilt: ask again in a moment".to_owned(),
+            ));
         }
         Ok(())
     }
@@ -171,7 +174,7 @@ impl Node {
             return Err(Denied::NotNow(format!("lease {lease} lives by its connection: there is nothing to renew")));
         }
         client.alive = now;
-        self.told(&lease).ok_or_else(|| Denied::Refused(Refused::UnknownLease(lease)))
+        self.told(&lease).ok_or(Denied::Refused(Refused::UnknownLease(lease)))
     }
 }
 
