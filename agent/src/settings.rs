@@ -1,36 +1,44 @@
-//! The command line, read once and checked.
+//! The command line and the configuration file, read once and checked.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Parser;
-use memboss_core::{Class, Mib, NodeName, Policy, Span};
+use memboss_core::{Class, Mib, NodeName, Span};
 use memboss_platform::log::Format;
 
+use crate::config::{Config, Part, Time, Wrong};
 use crate::health::Recovery;
 use crate::node::clients::Limits;
 use crate::node::{Cluster, Margin, Settings};
+use crate::serve::Access;
 
 /// The agent of one node: owns its memory ledger.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "memboss-agent", version)]
-pub struct Arguments {
-    /// This node's name, as Kubernetes has it.
+pub struct Flags {
+    /// A configuration file, in TOML; flags go before it. See packaging/systemd/agent.toml for all that it may say.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Tell what holds, by the configuration file and the flags, and end.
+    #[arg(long)]
+    pub check_config: bool,
+    /// This node's name, as Kubernetes has it; alone, the host name if not given.
     #[arg(long, env = "NODE_NAME")]
-    pub node_name: String,
+    pub node_name: Option<String>,
     /// Run alone, without an API server.
     #[arg(long)]
     pub standalone: bool,
     /// The namespace of the installation.
     #[arg(long, env = "POD_NAMESPACE", default_value = "memboss-system")]
     pub namespace: String,
-    /// Directory on tmpfs: the ledger and the sockets.
-    #[arg(long, default_value = "/run/memboss")]
-    pub run_dir: PathBuf,
-    /// Directory on persistent disk: which boot was the last.
-    #[arg(long, default_value = "/var/lib/memboss")]
-    pub state_dir: PathBuf,
+    /// Directory on tmpfs: the ledger and the sockets [default: /run/memboss].
+    #[arg(long)]
+    pub run_dir: Option<PathBuf>,
+    /// Directory on persistent disk: which boot was the last [default: /var/lib/memboss].
+    #[arg(long)]
+    pub state_dir: Option<PathBuf>,
     /// NVML's library; the system's if not given.
     #[arg(long, env = "MEMBOSS_NVML_LIBRARY")]
     pub nvml_library: Option<PathBuf>,
@@ -46,9 +54,9 @@ pub struct Arguments {
     /// The file with host memory's figures.
     #[arg(long, default_value = "/proc/meminfo")]
     pub meminfo_file: PathBuf,
-    /// Where probes and metrics are served.
-    #[arg(long, default_value = "0.0.0.0:9411")]
-    pub admin_address: SocketAddr,
+    /// Where probes and metrics are served [default: 0.0.0.0:9411; alone: 127.0.0.1:9411].
+    #[arg(long)]
+    pub admin_address: Option<SocketAddr>,
     /// A Redis-compatible server for heartbeats, with its credentials: redis://user:password@host:port.
     #[arg(long, env = "MEMBOSS_REDIS_URL", conflicts_with = "operator_url")]
     pub redis_url: Option<String>,
@@ -61,21 +69,111 @@ pub struct Arguments {
     /// The projected token that is shown to the operator.
     #[arg(long)]
     pub operator_token: Option<PathBuf>,
-    /// What of each GPU is never leased, at least, in MiB.
-    #[arg(long, default_value_t = Margin::default().least.mib())]
-    pub margin_mib: u64,
-    /// What of each GPU is never leased, at least, in percent.
-    #[arg(long, default_value_t = Margin::default().percent)]
-    pub margin_percent: u64,
-    /// After an error a GPU counts as well again when it has been quiet for so many seconds.
-    #[arg(long, default_value_t = 60)]
-    pub health_quiet_seconds: u64,
+    /// What of each GPU is never leased, at least, in MiB [default: 256].
+    #[arg(long)]
+    pub margin_mib: Option<u64>,
+    /// What of each GPU is never leased, at least, in percent [default: 1].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=100))]
+    pub margin_percent: Option<u64>,
+    /// After an error a GPU counts as well again when it has been quiet for so many seconds [default: 60].
+    #[arg(long)]
+    pub health_quiet_seconds: Option<u64>,
     /// End holders of that class after so many seconds above their lease, such as batch=60; may be given for each class.
     #[arg(long, value_name = "CLASS=SECONDS")]
     pub over_lease_evict: Vec<OverLease>,
     /// How a log line is written: text or json.
     #[arg(long, default_value_t = Format::Text)]
     pub log_format: Format,
+}
+
+/// What holds: the flags, where they say nothing the configuration file, and where that says nothing the defaults.
+#[derive(Clone, Debug)]
+pub struct Arguments {
+    /// What the file says, with the flags before it.
+    pub config: Config,
+    /// This node's name.
+    pub node_name: String,
+    /// Run alone, without an API server.
+    pub standalone: bool,
+    /// The namespace of the installation.
+    pub namespace: String,
+    /// Where the node's /proc is.
+    pub proc_root: PathBuf,
+    /// Where the node's cgroups are.
+    pub cgroup_root: PathBuf,
+    /// The file with the boot's id.
+    pub boot_id_file: PathBuf,
+    /// The file with host memory's figures.
+    pub meminfo_file: PathBuf,
+    /// Where probes and metrics are served.
+    pub admin_address: SocketAddr,
+    /// Where heartbeats go.
+    pub redis_url: Option<String>,
+    /// The operator, its certificates and the token for it.
+    pub operator: (Option<String>, Option<PathBuf>, Option<PathBuf>),
+}
+
+/// What the flags and the configuration file say cannot hold.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The file is wrong.
+    #[error(transparent)]
+    Config(#[from] Wrong),
+    /// A node of a cluster needs the name that the cluster has for it.
+    #[error("the node has no name: give --node-name or NODE_NAME, or --standalone for a machine without Kubernetes")]
+    NoName,
+    /// The name is none.
+    #[error(transparent)]
+    Name(#[from] memboss_core::BadName),
+    /// A group or user is unknown here.
+    #[error("{field}: {why}")]
+    Unknown {
+        /// Where it is named.
+        field: &'static str,
+        /// Why.
+        why: String,
+    },
+}
+
+impl Flags {
+    /// What holds.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn resolve(self) -> Result<Arguments, Failure> {
+        let mut config = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        let (port, alone) = (9411, self.standalone);
+        let everywhere = if alone { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+        let address = self.admin_address.or(config.admin_address).unwrap_or(SocketAddr::new(everywhere, port));
+        config.admin_address = Some(address);
+        let host = || alone.then(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+        let name = self.node_name.or(config.node_name.take()).or_else(host).ok_or(Failure::NoName)?;
+        config.node_name = Some(name.clone());
+        config.nvml_library = self.nvml_library.or(config.nvml_library);
+        config.run_dir = self.run_dir.unwrap_or(config.run_dir);
+        config.state_dir = self.state_dir.unwrap_or(config.state_dir);
+        config.margin.mib = self.margin_mib.unwrap_or(config.margin.mib);
+        config.margin.percent = self.margin_percent.map_or(config.margin.percent, Part);
+        config.times.health_quiet = self.health_quiet_seconds.map_or(config.times.health_quiet, Time::secs);
+        config.over_lease.extend(self.over_lease_evict.iter().map(|limit| (limit.class, Time(limit.after))));
+        Ok(Arguments {
+            config,
+            node_name: name,
+            standalone: alone,
+            namespace: self.namespace,
+            proc_root: self.proc_root,
+            cgroup_root: self.cgroup_root,
+            boot_id_file: self.boot_id_file,
+            meminfo_file: self.meminfo_file,
+            admin_address: address,
+            redis_url: self.redis_url,
+            operator: (self.operator_url, self.operator_ca, self.operator_token),
+        })
+    }
 }
 
 /// When holders of a class that use more than they lease are ended.
@@ -105,28 +203,47 @@ impl Arguments {
     /// The node's settings.
     ///
     /// # Errors
-    /// When its name is none.
-    pub fn settings(&self, boot_id: String, cluster: Cluster) -> Result<Settings, memboss_core::BadName> {
+    /// When its name is none, or a user or group is unknown here.
+    pub fn settings(&self, boot_id: String, cluster: Cluster) -> Result<Settings, Failure> {
+        let config = &self.config;
         let mut over_lease = [None; 5];
-        for limit in &self.over_lease_evict {
-            over_lease[limit.class.rank()] = Some(limit.after);
+        for (class, after) in &config.over_lease {
+            over_lease[class.rank()] = Some(after.0);
         }
+        let ceilings = config.ceilings().map_err(|(field, why)| Failure::Unknown { field, why })?;
         Ok(Settings {
             name: NodeName::new(self.node_name.clone())?,
             boot_id,
-            margin: Margin { least: Mib::from_mib(self.margin_mib), percent: self.margin_percent.min(100) },
-            policy: Policy::default(),
-            recovery: Recovery { quiet: Span::from_secs(self.health_quiet_seconds), ..Recovery::default() },
+            margin: Margin { least: Mib::from_mib(config.margin.mib), percent: config.margin.percent.0 },
+            policy: config.policy(),
+            recovery: Recovery { quiet: config.times.health_quiet.0, ..Recovery::default() },
             cluster,
             over_lease,
-            give_back: Span::from_secs(60),
-            clients: Limits::default(),
+            give_back: config.times.give_back.0,
+            clients: Limits {
+                leases: config.limits.leases,
+                waiting: config.limits.waiting,
+                grace: config.times.grace.0,
+                kill_after: config.times.kill_after.0,
+                ceilings,
+                agent_user: rustix::process::geteuid().as_raw(),
+            },
         })
+    }
+
+    /// Who may use the socket.
+    ///
+    /// # Errors
+    /// When its group is unknown here.
+    pub fn access(&self) -> Result<Access, Failure> {
+        self.config.access().map_err(|why| Failure::Unknown { field: "socket.group", why })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -143,5 +260,24 @@ mod tests {
         let leasable = Margin::default().leasable(Mib::from_mib(24 * 1024), Mib::from_mib(512));
         assert_eq!(leasable, Mib::from_mib(24 * 1024 - 512 - 256));
         assert!(leasable >= Mib::from_mib(20 * 1024));
+    }
+
+    #[test]
+    fn flags_go_before_the_file_and_the_file_before_the_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, "node-name = \"file\"\nstate-dir = \"/file\"\n[margin]\nmib = 1\npercent = 2\n").unwrap();
+        let path = path.to_str().unwrap();
+        let args = ["x", "--standalone", "--config", path, "--margin-mib", "9", "--run-dir", "/flag"];
+        let resolved = Flags::try_parse_from(args).unwrap().resolve().unwrap();
+        let config = &resolved.config;
+        assert_eq!((config.margin.mib, config.margin.percent), (9, Part(2)));
+        assert_eq!((config.run_dir.as_path(), config.state_dir.as_path()), (Path::new("/flag"), Path::new("/file")));
+        assert_eq!(
+            (resolved.node_name.as_str(), resolved.admin_address.to_string().as_str()),
+            ("file", "127.0.0.1:9411")
+        );
+        let nameless = Flags::try_parse_from(["x"]).unwrap();
+        assert!(std::env::var("NODE_NAME").is_ok() || matches!(nameless.resolve(), Err(Failure::NoName)));
     }
 }

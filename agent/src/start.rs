@@ -3,14 +3,17 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use memboss_platform::admin::{Admin, Readiness};
 use memboss_platform::metrics;
 use memboss_platform::shutdown::{self, Shutdown};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::credentials::{Operator, Source};
 use crate::heartbeat::{self, Pulse};
@@ -21,7 +24,7 @@ use crate::probes::pidfd::Sentinels;
 use crate::probes::pods::PodCgroups;
 use crate::probes::processes::Processes;
 use crate::probes::{clock, xid};
-use crate::serve::{self, Access, Audience, Desk, Quota};
+use crate::serve::{self, Audience, Desk};
 use crate::settings::Arguments;
 use crate::store::{self, Ledger, Marker, Store};
 
@@ -31,17 +34,17 @@ use crate::store::{self, Ledger, Marker, Store};
 /// When it cannot start, or a part has ended that must not.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signal()?;
-    std::fs::create_dir_all(&arguments.run_dir).context("failed to make the run directory")?;
-    std::fs::create_dir_all(&arguments.state_dir).context("failed to make the state directory")?;
-    let _only_one = lock(&arguments.run_dir)?;
+    let (run_dir, state_dir) = (&arguments.config.run_dir, &arguments.config.state_dir);
+    make(run_dir, "run")?;
+    make(state_dir, "state")?;
+    let _only_one = lock(run_dir)?;
+    allow_many_descriptors();
 
     let client = if arguments.standalone { None } else { api_client().await? };
     let cluster = if client.is_some() { Cluster::Kubernetes } else { Cluster::None };
     let boot_id = clock::boot_id(&arguments.boot_id_file)?;
-    let files = Files {
-        ledger: Store::new(arguments.run_dir.join("ledger.json")),
-        marker: Store::new(arguments.state_dir.join("agent.json")),
-    };
+    let files =
+        Files { ledger: Store::new(run_dir.join("ledger.json")), marker: Store::new(state_dir.join("agent.json")) };
     let start = begin(&files, &boot_id)?;
     let node = Node::new(arguments.settings(boot_id, cluster)?, start, clock::now());
 
@@ -78,14 +81,33 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let eyes = eyes(&arguments, sentinels)?;
     tasks.spawn(task::run(node, eyes, Doors { inputs: inputs_out, snapshots, news }, files, shutdown.clone()));
     ready.ready();
+    // For a service manager that waits for it; without one nothing happens.
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
     tracing::info!(node = arguments.node_name, cluster = ?cluster, "running");
     until_end(tasks, shutdown).await
 }
 
+/// After the end has begun, clients have so long to hear of it: the next agent must be there within their grace time.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// The first part that ends takes all others with it; it is an error unless it was time.
 async fn until_end(mut tasks: JoinSet<anyhow::Result<()>>, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut outcome = Ok(());
-    while let Some(ended) = tasks.join_next().await {
+    let mut end = None;
+    loop {
+        let ended = match end {
+            None => tasks.join_next().await,
+            Some(at) => match tokio::time::timeout_at(at, tasks.join_next()).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    tracing::info!("clients that do not listen are left");
+                    None
+                }
+            },
+        };
+        let Some(ended) = ended else { break };
         let ended = ended.context("a task panicked").and_then(|result| result);
         if outcome.is_ok() {
             outcome = match ended {
@@ -95,8 +117,26 @@ async fn until_end(mut tasks: JoinSet<anyhow::Result<()>>, shutdown: Shutdown) -
             };
         }
         shutdown.cancel();
+        end.get_or_insert_with(|| Instant::now() + LAST_WORDS);
     }
     outcome
+}
+
+fn make(directory: &Path, what: &str) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory).with_context(|| {
+        let at = directory.display();
+        format!(
+            "failed to make the {what} directory {at}: a user other than root needs --{what}-dir with one of its own"
+        )
+    })
+}
+
+/// Each client takes one descriptor for its connection and one for its process.
+fn allow_many_descriptors() {
+    let limits = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits }) {
+        tracing::warn!(%error, "the number of clients stays limited to a thousand or so");
+    }
 }
 
 /// Two agents on one ledger would each overwrite what the other granted.
@@ -146,14 +186,15 @@ fn serve_sockets(
     shutdown: &Shutdown,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    let run_dir = &arguments.run_dir;
+    let run_dir = &arguments.config.run_dir;
     let path = run_dir.join("node").join("node.sock");
     let (listener, own, end) = (serve::listen(&path, Audience::Root)?, desk.clone(), shutdown.clone());
     tasks.spawn(async move { Ok(serve::node(listener, path, own, end).await?) });
     let path = run_dir.join("agent").join("agent.sock");
     let (listener, own, end) =
-        (serve::listen(&path, Audience::Containers(Access::default()))?, desk.clone(), shutdown.clone());
-    tasks.spawn(async move { Ok(serve::workload(listener, path, own, Quota::default(), end).await?) });
+        (serve::listen(&path, Audience::Containers(arguments.access()?))?, desk.clone(), shutdown.clone());
+    let quota = arguments.config.quota();
+    tasks.spawn(async move { Ok(serve::workload(listener, path, own, quota, end).await?) });
     Ok(())
 }
 
@@ -161,12 +202,12 @@ fn redis(arguments: &Arguments) -> Option<Source> {
     if let Some(url) = &arguments.redis_url {
         return Some(Source::Url(url.clone()));
     }
-    let (url, token) = (arguments.operator_url.clone()?, arguments.operator_token.clone()?);
-    Some(Source::Operator { operator: Operator { url, ca: arguments.operator_ca.clone(), token }, known: None })
+    let (url, ca, token) = arguments.operator.clone();
+    Some(Source::Operator { operator: Operator { url: url?, ca, token: token? }, known: None })
 }
 
 fn eyes(arguments: &Arguments, sentinels: Sentinels) -> anyhow::Result<Eyes> {
-    let library = arguments.nvml_library.clone().map(OsString::from);
+    let library = arguments.config.nvml_library.clone().map(OsString::from);
     let (prober, readings) = Prober::spawn(library.clone()).context("failed to start the NVML thread")?;
     let xids = xid::spawn(library).context("failed to start the XID thread")?;
     Ok(Eyes {

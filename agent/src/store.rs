@@ -182,15 +182,19 @@ impl Store {
         Ok(Some(envelope.content))
     }
 
-    /// Replaces what it holds, in one step.
+    /// Replaces what it holds, in one step. Returns the digest of it.
     ///
     /// # Errors
     /// [`Failure::Write`]; the old content is still there then.
-    pub fn write<T: Serialize>(&self, content: &T) -> Result<(), Failure> {
-        let envelope = Envelope { version: VERSION, sha256: self.digest(content)?, content };
-        let bytes =
-            serde_json::to_vec(&envelope).map_err(|source| Failure::Encode { path: self.path.clone(), source })?;
-        replace(&self.path, &bytes).map_err(|source| Failure::Write { path: self.path.clone(), source })
+    pub fn write<T: Serialize>(&self, content: &T) -> Result<[u8; 32], Failure> {
+        // Put in words once: with many leases that is what takes time.
+        let encode = |source| Failure::Encode { path: self.path.clone(), source };
+        let content = serde_json::value::to_raw_value(content).map_err(encode)?;
+        let digest = Sha256::digest(content.get().as_bytes());
+        let envelope = Envelope { version: VERSION, sha256: hex(&digest), content };
+        let bytes = serde_json::to_vec(&envelope).map_err(encode)?;
+        replace(&self.path, &bytes).map_err(|source| Failure::Write { path: self.path.clone(), source })?;
+        Ok(digest.into())
     }
 
     /// Moves a file that cannot be used out of the way, for people to look at.
@@ -226,10 +230,18 @@ pub fn hex(bytes: &[u8]) -> String {
 
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_extension("tmp");
-    let mut file = std::fs::File::create(&temporary)?;
+    let written = write_all(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // A part of it would only take up the space that is wanting.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write_all(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
     file.write_all(bytes)?;
-    file.sync_data()?;
-    std::fs::rename(&temporary, path)
+    file.sync_data()
 }
 
 /// How an agent begins.

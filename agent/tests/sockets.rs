@@ -253,12 +253,18 @@ async fn the_gpus_are_told_at_once_and_on_every_change() {
 #[tokio::test]
 async fn a_holder_is_who_the_kernel_says_and_nobody_else() {
     let bed = Bed::new().await;
-    let mut client = WorkloadClient::new(bed.channel("agent/agent.sock").await);
-    let denied = client.watch(v1::WatchRequest {}).await.unwrap_err();
+    let mut unknown = WorkloadClient::new(bed.channel("agent/agent.sock").await);
+    let denied = unknown.watch(v1::WatchRequest {}).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
     bed.become_process_of("/system.slice/other.service");
-    assert_eq!(client.watch(v1::WatchRequest {}).await.unwrap_err().code(), Code::PermissionDenied);
+    let mut other = WorkloadClient::new(bed.channel("agent/agent.sock").await);
+    assert_eq!(other.watch(v1::WatchRequest {}).await.unwrap_err().code(), Code::PermissionDenied);
     bed.become_process_of(&format!("/kubepods/pod{UID}/c"));
+    // Who made a connection is found out when it is made, once.
+    for mut before in [unknown, other] {
+        assert_eq!(before.watch(v1::WatchRequest {}).await.unwrap_err().code(), Code::PermissionDenied);
+    }
+    let mut client = WorkloadClient::new(bed.channel("agent/agent.sock").await);
     assert_eq!(client.watch(v1::WatchRequest {}).await.unwrap_err().code(), Code::NotFound);
     bed.end().await;
 }

@@ -261,9 +261,8 @@ impl Node {
         let unknown = || Denied::NotFound(format!("no lease {lease} is known here"));
         let id = LeaseId::new(lease).map_err(|_| unknown())?;
         let view = self.engine.lease(&id).ok_or_else(unknown)?;
-        let placement = match (view.phase.is_charged(), view.placement) {
-            (true, Some(placement)) => placement,
-            _ => return Err(Denied::NotNow(format!("lease {lease} waits and holds nothing"))),
+        let (true, Some(placement)) = (view.phase.is_charged(), view.placement) else {
+            return Err(Denied::NotNow(format!("lease {lease} waits and holds nothing")));
         };
         let waiting = self.waiting_for(&placement);
         let freed = Freed { lease: id.clone(), placement, waiting };

@@ -135,7 +135,7 @@ impl Node {
                 self.answer(reply, answer);
             }
             Ask::GiveBack { pod, what, reply } => match self.held_by(&pod) {
-                Ok(lease) => self.begin_to_give(lease, what, reply, now),
+                Ok(lease) => self.begin_to_give(lease, &what, reply, now),
                 Err(denied) => self.answer(reply, Err(denied)),
             },
             Ask::Leave { pod, notice, reply } => {
@@ -256,11 +256,11 @@ impl Node {
     pub(super) fn begin_to_give(
         &mut self,
         lease: LeaseId,
-        what: GiveBack,
+        what: &GiveBack,
         reply: oneshot::Sender<Result<LeaseId, Denied>>,
         now: Moment,
     ) {
-        match self.check_gift(&lease, &what, now) {
+        match self.check_gift(&lease, what, now) {
             Ok((memory, to_be_seen, until)) => {
                 self.gives.push(Give { lease, memory, ram: what.ram, to_be_seen, asked: now, until, reply });
             }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use memboss_core::{LeaseId, Mib, Moment};
 use memboss_platform::shutdown::Shutdown;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -290,8 +289,7 @@ impl Task {
             tracing::error!(error = &error as &dyn std::error::Error, "the marker cannot be written");
         }
         match self.files.ledger.write(&ledger) {
-            Ok(()) => {
-                let digest = Sha256::digest(serde_json::to_vec(&ledger.records).unwrap_or_default());
+            Ok(digest) => {
                 self.digest.copy_from_slice(&digest[..8]);
                 self.written = Some(ledger);
                 true

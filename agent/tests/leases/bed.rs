@@ -71,7 +71,10 @@ impl Bed {
     }
 
     pub(crate) async fn with(settings: Settings, quota: Quota) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap(), settings, quota).await
+    }
+
+    pub(crate) async fn within(dir: TempDir, settings: Settings, quota: Quota) -> Self {
         let meminfo = "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n";
         std::fs::write(dir.path().join("meminfo"), meminfo).unwrap();
         // Other users come in too.

@@ -4,15 +4,18 @@ use std::io::IoSliceMut;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use memboss_agent::serve::Quota;
 use memboss_agent_api::v1::leases_client::LeasesClient;
 use memboss_agent_api::v1::{AcquireRequest, LeaseRequest, Phase, StatusRequest};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::bed::{Bed, acquire, lease, until_phase, vram};
+use crate::bed::{Bed, acquire, lease, settings, until_phase, vram};
 use crate::part::{Part, Role};
 
 #[tokio::test]
@@ -103,6 +106,39 @@ async fn while_the_ledger_cannot_be_written_nothing_is_granted_and_all_is_when_i
     std::fs::remove_dir(&in_the_way).unwrap();
     let mut granted = asked.await.unwrap().unwrap().into_inner();
     until_phase(&mut granted, Phase::Active).await;
+}
+
+#[tokio::test]
+async fn a_full_tmpfs_holds_grants_back_until_there_is_space_and_loses_none() {
+    if !rustix::process::geteuid().is_root() {
+        // Only root can mount one; what is done about a ledger that cannot be written is shown above too.
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // The agent of this test runs in this thread, and only this thread sees the mount.
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let nothing = None::<&str>;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+    mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some("size=256k")).unwrap();
+    let bed = Bed::within(dir, settings(), Quota::default()).await;
+    let mut held = acquire(&bed, vram(4)).await;
+    until_phase(&mut held, Phase::Active).await;
+    let ballast = bed.dir.path().join("ballast");
+    let mut filled = std::fs::File::create(&ballast).unwrap();
+    let full = std::io::Write::write_all(&mut filled, &[0; 1 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let mut client = bed.client().await;
+    let mut asked = tokio::spawn(async move { client.acquire(vram(4)).await });
+    let answered = tokio::time::timeout(Duration::from_millis(300), &mut asked).await;
+    assert!(answered.is_err(), "no answer rests on what is not written: {answered:?}");
+    drop(filled);
+    std::fs::remove_file(ballast).unwrap();
+    let mut granted = asked.await.unwrap().unwrap().into_inner();
+    let first = lease(&until_phase(&mut granted, Phase::Active).await).lease.clone();
+    // And it was written: the next agent knows it.
+    let bed = bed.crash().await;
+    assert!(bed.status().await.leases.iter().any(|seen| seen.lease == first));
+    umount2(bed.dir.path(), MntFlags::MNT_DETACH).unwrap();
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use memboss_agent_api::v1::node_server::{Node, NodeServer};
 use memboss_agent_api::v1::{
-    ExplainRequest, ExplainResponse, GpuList, PrepareRequest, PrepareResponse, StatusRequest, StatusResponse,
-    WatchGpusRequest,
+    CleanupRequest, CleanupResponse, DrainProgress, DrainRequest, ExplainRequest, ExplainResponse, GpuList,
+    PreemptRequest, PreemptResponse, PrepareRequest, PrepareResponse, StatusRequest, StatusResponse, UndrainRequest,
+    UndrainResponse, WatchGpusRequest,
 };
 use memboss_platform::shutdown::Shutdown;
 use tokio::net::UnixListener;
@@ -71,6 +72,24 @@ impl Node for Agent {
     }
 
     async fn explain(&self, _: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    type DrainStream = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<DrainProgress, Status>> + Send>>;
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<Self::DrainStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn undrain(&self, _: Request<UndrainRequest>) -> Result<Response<UndrainResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn cleanup(&self, _: Request<CleanupRequest>) -> Result<Response<CleanupResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn preempt(&self, _: Request<PreemptRequest>) -> Result<Response<PreemptResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }

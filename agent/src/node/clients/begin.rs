@@ -174,7 +174,7 @@ impl Node {
             return Err(Denied::NotNow(format!("lease {lease} lives by its connection: there is nothing to renew")));
         }
         client.alive = now;
-        self.told(&lease).ok_or_else(|| Denied::Refused(Refused::UnknownLease(lease)))
+        self.told(&lease).ok_or(Denied::Refused(Refused::UnknownLease(lease)))
     }
 }
 

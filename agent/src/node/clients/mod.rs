@@ -233,7 +233,7 @@ impl Node {
                 self.answer(reply, answer);
             }
             ClientInput::GiveBack { caller, lease, what, reply } => match self.own(&caller, &lease) {
-                Ok(lease) => self.begin_to_give(lease, what, reply, now),
+                Ok(lease) => self.begin_to_give(lease, &what, reply, now),
                 Err(denied) => self.answer(reply, Err(denied)),
             },
             ClientInput::DryRun { caller, wish, reply } => {
