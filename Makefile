@@ -18,7 +18,7 @@ demo-down: ## ends the demo's cluster and leaves nothing behind
 	@demo/down.sh
 
 .PHONY: test
-test: setup check unit python chart cluster-test ## all tests, the cheap ones first
+test: setup check unit python typescript chart cluster-test ## all tests, the cheap ones first
 
 .PHONY: setup
 setup: ## what the tests need from Debian and Rust
@@ -43,6 +43,10 @@ build: ## the binaries that a cluster runs
 .PHONY: python
 python: build ## the Python packages: types, tests on a real agent, examples, docs (ALL=1 for each Python from 3.10 to 3.13)
 	@sdk/python/check.sh
+
+.PHONY: typescript
+typescript: build ## the TypeScript packages: types, names, tests on a real agent, examples, docs
+	@PATH="$$(tests/node.sh):$$PATH" sdk/typescript/check.sh
 
 .PHONY: chart
 chart: ## the chart: lint, schema, snapshots of what it renders

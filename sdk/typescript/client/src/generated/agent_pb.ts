@@ -20,7 +20,7 @@ export const file_agent: GenFile = /*@__PURE__*/
  */
 export type AcquireRequest = Message<"memboss.agent.v1.AcquireRequest"> & {
   /**
-   * The caller's own name for the request: the same one twice is one lease. Empty: the agent makes one.
+   * The caller's own name for the request: the same one twice from one process is one lease. Empty: the agent makes one.
    *
    * @generated from field: string request_id = 1;
    */
@@ -41,14 +41,14 @@ export type AcquireRequest = Message<"memboss.agent.v1.AcquireRequest"> & {
   ramMib: bigint;
 
   /**
-   * urgent, high, normal, low or batch; empty: normal. In a pod at most the pod's own.
+   * urgent, high, normal, low or batch; empty: normal. At most what the agent's configuration lets the caller have.
    *
    * @generated from field: string class = 4;
    */
   class: string;
 
   /**
-   * How long to wait at most; 0: as long as it takes.
+   * How long to wait at most, then the lease ends (reason Expired); 0: as long as it takes.
    *
    * @generated from field: uint64 timeout_ms = 5;
    */
@@ -1350,7 +1350,8 @@ export const Node: GenService<{
   },
   /**
    * Empties GPUs, the host's RAM, or the whole node: nothing new is granted there, and those who hold are asked to go, lower classes first, with notice.
-   * The stream tells who is still there until nobody is. It stays closed until Undrain; a dry run changes nothing and ends after its first answer.
+   * The stream tells who is still there until nobody is. It stays closed until Undrain or a reboot, also for an agent that is started again; a dry run
+   * changes nothing and ends after its first answer.
    *
    * @generated from rpc memboss.agent.v1.Node.Drain
    */
@@ -1444,8 +1445,9 @@ export const Workload: GenService<{
 
 /**
  * For a process that leases in code. A request's units are MiB and milliseconds. Errors, each with a sentence: INVALID_ARGUMENT (what was asked makes no
- * sense), RESOURCE_EXHAUSTED (not now, and the caller would not wait; or the caller's limit), DEADLINE_EXCEEDED (not within the caller's timeout),
- * NOT_FOUND (no such lease), PERMISSION_DENIED (another's lease), FAILED_PRECONDITION (not in this state), UNAVAILABLE (the agent ends or begins).
+ * sense), RESOURCE_EXHAUSTED (not now, and the caller would not wait; or the caller's limit), DEADLINE_EXCEEDED (what was to be given back was not seen free
+ * in time), NOT_FOUND (no such lease; in a pod, another's too), PERMISSION_DENIED (another's lease, or a class above the caller's), FAILED_PRECONDITION (not
+ * in this state), UNAVAILABLE (the agent ends or begins). Root, and the user that the agent runs as, may change everybody's leases, from outside of pods.
  *
  * @generated from service memboss.agent.v1.Leases
  */
