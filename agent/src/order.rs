@@ -48,6 +48,8 @@ pub struct Order {
     pub request: Request,
     /// Where.
     pub placement: Placement,
+    /// What leases may hold of this node's RAM in all, as the operator sees it from what pods request; nothing where no RAM is asked.
+    pub ram_room: Option<Mib>,
     /// Whether others may be asked to give way.
     pub may_preempt: bool,
     /// Who decided.

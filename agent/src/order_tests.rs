@@ -25,6 +25,7 @@ fn order(attempt: u32) -> Order {
         subject: Subject { pod: PodUid("u1".into()), namespace: "ns".into(), name: "p".into() },
         request: Request::new(id, Class::Normal, demand, Moment::default()),
         placement: placement(1024),
+        ram_room: None,
         may_preempt: false,
         epoch: epoch("i", 5),
         attempt,

@@ -204,6 +204,7 @@ fn order(pod: &str, uid: &str, class: Class, gib: u64) -> Order {
         subject: Subject { pod: PodUid(uid.into()), namespace: "ns".into(), name: pod.into() },
         request: Request::new(id(pod), class, demand, Moment::default()),
         placement: Placement { node: NodeName::new("n1").unwrap(), gpus, ram: Mib::ZERO },
+        ram_room: None,
         may_preempt: true,
         epoch: Epoch { incarnation: "i".into(), number: 1 },
         attempt: 1,

@@ -226,6 +226,10 @@ pub struct Placement {
     /// Host RAM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ram: Option<String>,
+    /// What leases may hold of the node's RAM in all: what its kubelet gives to pods, less what they request beside their leases. The agent sees what is
+    /// really there and knows no requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ram_room: Option<String>,
     /// Which leader decided it.
     pub epoch: Epoch,
     /// Counts the placements of this lease: an answer to an older one is out of date.

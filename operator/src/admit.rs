@@ -96,7 +96,8 @@ fn set_units(container: &mut Container, units: u64) {
 fn carry(container: &mut Container, ram: Mib) {
     let resources = container.resources.get_or_insert_with(ResourceRequirements::default);
     let least = || Quantity(quantity(ram));
-    let too_small = |asked: &Quantity| bytes(&asked.0).is_none_or(|asked| asked < ram.bytes());
+    // What cannot be read is left for the API server to refuse.
+    let too_small = |asked: &Quantity| bytes(&asked.0).is_some_and(|asked| asked < ram.bytes());
     // Without a request of its own a container with a limit has that as its request.
     let limit = resources.limits.as_ref().and_then(|limits| limits.get("memory")).cloned();
     let requests = resources.requests.get_or_insert_default();

@@ -313,9 +313,9 @@ impl Reader<'_> {
         self.containers().first().map(|container| container.name.clone()).unwrap_or_default()
     }
 
-    /// With RAM alone these would be read and mean nothing.
+    /// With RAM alone these would be read and mean nothing; a holder of RAM cannot give back a part yet.
     fn refuse_words_of_gpus(&mut self) {
-        for name in ["gpu-model", "gpu-uuid", "layout", "containers", "can-offload"] {
+        for name in ["gpu-model", "gpu-uuid", "layout", "containers", "can-shrink", "can-offload"] {
             if let Some(value) = self.annotation(name).map(ToOwned::to_owned) {
                 let right =
                     format!("it is about GPUs, and the pod asks for RAM alone: leave it out, or add {PREFIX}vram");

@@ -168,6 +168,22 @@ fn has_gpu_for(world: &World, node: &str, request: &Request) -> bool {
     gpus.any(|gpu| gpu.named().is_ok_and(|(uuid, model)| request.gpus.accepts(&uuid, &model)))
 }
 
+/// What of the requests of pods that are bound is carried by leases that hold it now, in bytes: that part is counted among leases. A lease that has ended
+/// or waits holds nothing, and its pod's request fills the node all the same.
+fn carried(world: &World) -> BTreeMap<Key, u64> {
+    let held = |lease: &VramLease| {
+        let allocation = answer(lease)?;
+        let charged = matches!(
+            allocation.state,
+            AllocationState::Reserved | AllocationState::Active | AllocationState::Revoking | AllocationState::Stopping
+        );
+        let asked = parse_mib(lease.spec.ram.as_deref()?).ok()?;
+        let holds = parse_mib(allocation.ram.as_deref().filter(|_| charged)?).ok()?;
+        Some((crate::world::key(world.pod_of(lease)?), asked.min(holds).bytes()))
+    };
+    world.leases.values().filter(|lease| stands(world, lease) == Standing::Held).filter_map(held).collect()
+}
+
 /// What is taken of each node: by pods that are bound there, and by those that are placed there and not bound yet.
 fn taken(world: &World) -> BTreeMap<String, Amounts> {
     let mut taken: BTreeMap<String, Amounts> = BTreeMap::new();
@@ -175,8 +191,10 @@ fn taken(world: &World) -> BTreeMap<String, Amounts> {
         Some(sum) => *sum = sum.plus(amounts),
         None => drop(taken.insert(node.to_owned(), amounts)),
     };
-    for (node, amounts) in world.usage.values() {
-        add(node, *amounts);
+    let carried = carried(world);
+    for (pod, (node, amounts)) in &world.usage {
+        let carried = carried.get(pod).copied().unwrap_or_default();
+        add(node, Amounts { memory: amounts.memory.saturating_sub(carried), ..*amounts });
     }
     for lease in world.leases.values() {
         let placed = lease.status.as_ref().and_then(|status| status.placement.as_ref());
@@ -187,6 +205,13 @@ fn taken(world: &World) -> BTreeMap<String, Amounts> {
         }
     }
     taken
+}
+
+/// What leases may hold of a node's RAM in all: what its kubelet lets pods have, less what those take beside their leases, which their requests carry.
+#[must_use]
+pub fn ram_room(world: &World, node: &str, taken: Amounts) -> Mib {
+    let allocatable = world.nodes.get(node).map_or(0, |info| info.allocatable.memory);
+    Mib::from_bytes_floor(allocatable.saturating_sub(taken.memory))
 }
 
 fn node_facts(world: &World, name: &str, node: &MemoryNode, taken: Amounts) -> Option<NodeFacts> {
@@ -220,10 +245,7 @@ fn node_facts(world: &World, name: &str, node: &MemoryNode, taken: Amounts) -> O
     Some(NodeFacts {
         name: NodeName::new(name).ok()?,
         gpus: status.gpus.iter().filter_map(gpu).collect(),
-        // What the node has, and what its kubelet lets pods have: leases are carried by their pods' requests.
-        ram: mib(&status.ram.leasable).min(
-            info.map_or(Mib::ZERO, |info| Mib::from_bytes_floor(info.allocatable.memory.saturating_sub(taken.memory))),
-        ),
+        ram: mib(&status.ram.leasable).min(ram_room(world, name, taken)),
         closed,
     })
 }

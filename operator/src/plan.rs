@@ -8,13 +8,13 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use memboss_core::{Decision, EndReason, LeaseId, Moment};
 use memboss_crds::{
-    AllocationState, Epoch, FORCE_END, GpuAmount, LeasePhase, Placement, VramLease, VramLeaseStatus, quantity,
+    AllocationState, Epoch, FORCE_END, GpuAmount, LeasePhase, Placement, VramLease, VramLeaseStatus, kind_of, quantity,
 };
 use serde_json::Value;
 
 use crate::annotations;
 use crate::leases::{lease_for, name_for, open_gate, owner_of};
-use crate::picture::{Picture, Standing, answer, is_gated, moment, paint, stands};
+use crate::picture::{Picture, Standing, answer, is_gated, moment, paint, ram_room, stands};
 use crate::status::{self, Context};
 use crate::world::{Amounts, Key, World, besides_lease, is_over, key};
 
@@ -127,7 +127,7 @@ fn new_leases(world: &World, acts: &mut Vec<Act>) {
         }
         let lease = lease_for(pod, &asked, heir_of);
         if let Some(old) = heir_of {
-            acts.push(Act::Inherited(crate::world::key(old), lease.name_any()));
+            acts.push(Act::Inherited(crate::world::key(old), object_of(&lease.name_any())));
         }
         acts.push(Act::Create(Box::new(lease)));
     }
@@ -149,7 +149,7 @@ fn preempted_of<'a>(
             |heir: &VramLease| heir.spec.queued_at == old.spec.queued_at && heir.spec.preempted > old.spec.preempted;
         // What was noted for this very pod, whose lease could not be made then, is its own.
         let noted = old.status.as_ref().and_then(|status| status.inherited_by.as_ref());
-        noted.is_some_and(|heir| *heir != *name) || world.leases.values().filter(of_owner).any(follows)
+        noted.is_some_and(|heir| *heir != object_of(name)) || world.leases.values().filter(of_owner).any(follows)
     };
     let mut found: Vec<_> = world
         .leases
@@ -159,6 +159,11 @@ fn preempted_of<'a>(
         .collect();
     found.sort_by(|a, b| a.spec.queued_at.cmp(&b.spec.queued_at));
     found.first().copied()
+}
+
+/// The object's name of a lease among both kinds.
+fn object_of(name: &str) -> String {
+    kind_of(name).1.to_owned()
 }
 
 fn was_preempted(lease: &VramLease) -> bool {
@@ -194,6 +199,8 @@ fn placements(
         if !takes(world, taken, placement.node.as_str(), lease) {
             continue;
         }
+        let beside = taken.get(placement.node.as_str()).copied().unwrap_or_default();
+        let room = ram_room(world, placement.node.as_str(), beside);
         let before =
             lease.status.as_ref().and_then(|status| status.placement.as_ref()).map_or(0, |placed| placed.attempt);
         let gpus = placement
@@ -204,6 +211,7 @@ fn placements(
             node: placement.node.to_string(),
             gpus: gpus.collect(),
             ram: (!placement.ram.is_zero()).then(|| quantity(placement.ram)),
+            ram_room: (!placement.ram.is_zero()).then(|| quantity(room)),
             epoch: planning.epoch.clone(),
             attempt: before + 1,
             victims: victims.iter().map(LeaseId::to_string).collect(),

@@ -135,12 +135,8 @@ fn held(lease: &VramLease) -> Word {
         ),
         AllocationState::Reserved => Word::new(LeasePhase::Reserved, "Reserved", format!("{place} is reserved")),
         AllocationState::Active if allocation.over_lease => {
-            let used = allocation.used.as_deref().unwrap_or("more");
-            Word::new(
-                LeasePhase::Active,
-                EndReason::OverLease.name(),
-                format!("it uses {used}, more than the {} it leased", lease.spec.requested),
-            )
+            let sentence = if said.is_empty() { "it uses more than it leased".to_owned() } else { said };
+            Word::new(LeasePhase::Active, EndReason::OverLease.name(), sentence)
         }
         AllocationState::Active => Word::new(LeasePhase::Active, "Active", place),
         AllocationState::Revoking => {

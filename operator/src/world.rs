@@ -21,7 +21,7 @@ pub fn key<K: kube::Resource>(object: &K) -> Key {
 pub struct World {
     /// Pods of ours, whole.
     pub pods: BTreeMap<Key, Pod>,
-    /// What every pod that is bound takes of its node beside what it leases.
+    /// What every pod that is bound takes of its node.
     pub usage: BTreeMap<Key, (String, Amounts)>,
     /// Nodes.
     pub nodes: BTreeMap<String, NodeInfo>,
@@ -119,7 +119,19 @@ pub fn requests(spec: &PodSpec) -> Amounts {
     for container in &spec.containers {
         running = running.plus(of_container(container.resources.as_ref()));
     }
-    peak.max(running)
+    for_the_whole_pod(spec, peak.max(running))
+}
+
+/// What a pod says of itself as a whole counts in place of what its containers add up to.
+fn for_the_whole_pod(spec: &PodSpec, sum: Amounts) -> Amounts {
+    let said = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let (whole, overhead) = (of_list(said), of_list(spec.overhead.as_ref()));
+    let says = |name: &str| said.is_some_and(|list| list.contains_key(name));
+    Amounts {
+        cpu: if says("cpu") { whole.cpu.saturating_add(overhead.cpu) } else { sum.cpu },
+        memory: if says("memory") { whole.memory.saturating_add(overhead.memory) } else { sum.memory },
+        ..sum
+    }
 }
 
 /// What a pod asks of its node beside its lease of RAM: that part of its memory request is counted among leases, where a higher class can get it.
@@ -171,7 +183,9 @@ fn scaled(text: &str, scale: u64) -> Option<u64> {
         "Mi" => (1 << 20, 1),
         "Gi" => (1 << 30, 1),
         "Ti" => (1 << 40, 1),
+        "E" => (1_000_000_000_000_000_000, 1),
         "Pi" => (1 << 50, 1),
+        "Ei" => (1 << 60, 1),
         _ => (10u128.checked_pow(unit.strip_prefix(['e', 'E'])?.parse().ok()?)?, 1),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -203,7 +217,7 @@ impl World {
         let key = key(&pod);
         let over = is_over(&pod);
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-        let usage = node.filter(|_| !over).map(|node| (node, besides_lease(&pod)));
+        let usage = node.filter(|_| !over).map(|node| (node, pod.spec.as_ref().map(requests).unwrap_or_default()));
         let mut changed = match usage {
             Some(usage) => self.usage.insert(key.clone(), usage.clone()) != Some(usage),
             None => self.usage.remove(&key).is_some(),
@@ -262,6 +276,8 @@ mod tests {
             ("8Gi", 1, 8 << 30),
             ("1k", 1, 1000),
             ("1e3", 1, 1000),
+            ("1Ei", 1, 1 << 60),
+            ("2E", 1, 2_000_000_000_000_000_000),
             ("110", 1, 110),
             ("0.1m", 1000, 1),
         ];
@@ -294,5 +310,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(requests(&spec), Amounts { cpu: 4100, memory: 1 << 30, storage: 0, pods: 1 });
+        let whole = Some(serde_json::from_value(json!({ "requests": { "memory": "32Gi" } })).unwrap());
+        assert_eq!(requests(&PodSpec { resources: whole, ..spec }).memory, 32 << 30);
     }
 }

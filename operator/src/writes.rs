@@ -105,6 +105,7 @@ impl Writer {
                 if let Some(fields) = placement.as_object_mut() {
                     fields.entry("withdrawn").or_insert(Value::Null);
                     fields.entry("ram").or_insert(Value::Null);
+                    fields.entry("ramRoom").or_insert(Value::Null);
                 }
                 let mut status = operators_part(&said);
                 if let Some(fields) = status.as_object_mut() {

@@ -44,8 +44,9 @@ fn read(lease: &VramLease, id: &LeaseId, placed: &crds::Placement) -> Result<Ord
         return Err(format!("its placement has {} GPU(s) for {} slot(s)", gpus.len(), spec.slots.len()));
     }
     let ram = amount(placed.ram.as_deref())?;
-    if placed.ram != spec.ram {
-        return Err(format!("its placement has {ram} of RAM for {}", amount(spec.ram.as_deref())?));
+    let asked = amount(spec.ram.as_deref())?;
+    if ram != asked {
+        return Err(format!("its placement has {ram} of RAM for {asked}"));
     }
     let demand = Demand { slots: gpus.iter().map(|share| Slot::fixed(share.memory)).collect(), ram };
     let mut request = lease.request(id.clone(), demand);
@@ -62,6 +63,7 @@ fn read(lease: &VramLease, id: &LeaseId, placed: &crds::Placement) -> Result<Ord
         },
         request,
         placement: Placement { node, gpus, ram },
+        ram_room: placed.ram_room.as_deref().map(|text| amount(Some(text))).transpose()?,
         may_preempt: !placed.victims.is_empty(),
         epoch: Epoch { incarnation: placed.epoch.incarnation.clone(), number: placed.epoch.number },
         attempt: placed.attempt,

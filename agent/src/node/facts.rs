@@ -7,6 +7,7 @@ use memboss_core::{Closed, GpuFacts, GpuModel, GpuUuid, LeaseId, Mib, Moment, No
 use super::{Hold, Node, Observation, Severity};
 use crate::attribution::{GpuUse, Holder, attribute};
 use crate::health::{GpuHealth, Health};
+use crate::probes::meminfo::Ram;
 use crate::probes::nvml::{GpuReading, NoNvml, Sample, Usage};
 use crate::probes::processes::{Owner, PodUid, Process};
 use crate::probes::xid::Xid;
@@ -60,9 +61,8 @@ impl Node {
     pub(super) fn see(&mut self, observation: Observation, now: Moment) {
         self.look_began = observation.began;
         self.cgroups = observation.pods;
-        if let Some(ram) = observation.ram {
-            self.ram = ram;
-        }
+        // Where the machine's figures cannot be read nothing of it is free.
+        self.ram = observation.ram.unwrap_or(Ram { available: Mib::ZERO, ..self.ram });
         match observation.reading {
             Ok(sample) => self.see_gpus(&sample, &observation.owners, &observation.lineages, now),
             Err(NoNvml::Load(why)) if self.gpus.is_empty() => tracing::debug!(why, "no GPUs"),
@@ -244,11 +244,12 @@ impl Node {
             foreign: gpu.usage.foreign,
             closed: gpu.health.closed().or(self.drains.is_gpu_closed(uuid).then_some(Closed::Draining)),
         });
+        let room = self.ram_room.unwrap_or(Mib::from_mib(u64::MAX));
         let charged = self.engine.ram(&self.settings.name).map(|(_, charged)| charged).unwrap_or_default();
         let facts = NodeFacts {
             name: self.settings.name.clone(),
             gpus: gpus.collect(),
-            ram: self.ram.leasable(charged, self.promised_and_used()),
+            ram: self.ram.leasable(charged, self.promised_and_used()).min(room).max(charged),
             closed: match (&self.hold, self.drains.is_node_closed()) {
                 (Hold::Open, false) => None,
                 (Hold::Open, true) => Some(Closed::Draining),

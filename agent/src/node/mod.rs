@@ -121,6 +121,20 @@ pub enum RamUser {
     Process(Process),
 }
 
+impl RamUser {
+    /// The pod, if it is one.
+    #[must_use]
+    pub const fn pod(&self) -> Option<&PodUid> {
+        if let Self::Pod(pod) = self { Some(pod) } else { None }
+    }
+
+    /// The process, if it is one.
+    #[must_use]
+    pub const fn process(&self) -> Option<Process> {
+        if let Self::Process(process) = self { Some(*process) } else { None }
+    }
+}
+
 /// What the API server says of a pod on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFact {
@@ -152,8 +166,6 @@ pub enum Input {
     Tick,
     /// A look at the node.
     Seen(Box<Observation>),
-    /// NVML has not answered for too long.
-    NvmlSilent,
     /// A GPU reported an error.
     Xid(Xid),
     /// All placements of that kind on this node.
@@ -267,6 +279,8 @@ pub struct Node {
     pub(crate) gpus: BTreeMap<GpuUuid, GpuState>,
     pub(crate) gpus_read: bool,
     pub(crate) ram: Ram,
+    /// What leases may hold of it in all, by the last placement that asked for some.
+    pub(crate) ram_room: Option<Mib>,
     /// What holders of RAM have of it, by the last look.
     pub(crate) ram_used: BTreeMap<LeaseId, Mib>,
     pub(crate) holders: BTreeMap<LeaseId, Holder>,
@@ -284,7 +298,7 @@ pub struct Node {
     /// Since when a lease is stopping: only a look that began later shows its memory free.
     pub(crate) stopping_since: BTreeMap<LeaseId, Moment>,
     /// Since when a lease uses more than it holds.
-    pub(crate) over_since: BTreeMap<LeaseId, Moment>,
+    pub(crate) over_since: BTreeMap<LeaseId, (Moment, String)>,
     pub(crate) strangers: BTreeSet<PodUid>,
     pub(crate) gives: Vec<holders::Give>,
     pub(crate) clients: clients::Clients,
@@ -315,7 +329,6 @@ impl Node {
         match input {
             Input::Tick => {}
             Input::Seen(observation) => self.see(*observation, now),
-            Input::NvmlSilent => self.nvml_is_silent("NVML does not answer", now),
             Input::Xid(xid) => self.xid(&xid, now),
             Input::Orders(kind, orders) => self.take_orders(kind, orders),
             Input::Order(order) => drop(self.orders.insert(order.request.id.clone(), *order)),

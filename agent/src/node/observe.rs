@@ -15,8 +15,10 @@ impl Node {
         let (mut exited, mut came) = (Vec::new(), Vec::new());
         for (lease, holder) in &mut self.holders {
             if cgroups.contains(&holder.subject.pod) {
+                holder.cgroup_seen = true;
                 // The device plugin tells of a container that gets a GPU; nobody tells of one that has RAM alone.
-                if !std::mem::replace(&mut holder.cgroup_seen, true) && holder.placement.gpus.is_empty() {
+                let reserved = || matches!(self.engine.phase(lease), Some(Phase::Reserved { .. }));
+                if holder.placement.gpus.is_empty() && reserved() {
                     came.push(lease.clone());
                 }
             } else if holder.cgroup_seen {
@@ -143,25 +145,32 @@ impl Node {
         shares.iter().map(|share| used(&share.uuid)).collect()
     }
 
-    /// Of whom RAM in use is worth looking at: leases that hold some, with the pod or the process that uses it.
+    /// Of whom RAM in use is worth looking at: leases that asked for some, with who uses it and what they hold. What a holder has moved there from a GPU
+    /// is not among it: how much of a pod's RAM that is, nobody can tell.
     #[must_use]
-    pub fn wants_ram_of(&self) -> Vec<(LeaseId, RamUser)> {
-        let held = |lease: &LeaseView| {
-            lease.phase.is_charged() && lease.placement.as_ref().is_some_and(|placement| !placement.ram.is_zero())
+    pub fn wants_ram_of(&self) -> Vec<(LeaseId, RamUser, Mib)> {
+        let user = |lease: LeaseView| {
+            let held = self.asked_ram(&lease.id).filter(|_| lease.phase.is_charged())?;
+            let pod = self.holders.get(&lease.id).map(|holder| RamUser::Pod(holder.subject.pod.clone()));
+            let process = || self.clients.known.get(&lease.id).map(|client| RamUser::Process(client.caller.process));
+            pod.or_else(process).map(|user| (lease.id, user, held))
         };
-        let user = |lease: LeaseId| {
-            let pod = self.holders.get(&lease).map(|holder| RamUser::Pod(holder.subject.pod.clone()));
-            let process = || self.clients.known.get(&lease).map(|client| RamUser::Process(client.caller.process));
-            pod.or_else(process).map(|user| (lease, user))
-        };
-        self.engine.leases().into_iter().filter(held).filter_map(|lease| user(lease.id)).collect()
+        self.engine.leases().into_iter().filter_map(user).collect()
+    }
+
+    /// The RAM for which the lease was asked; nothing if it was for none.
+    fn asked_ram(&self, lease: &LeaseId) -> Option<Mib> {
+        let ordered = self.orders.get(lease).map(|order| order.request.demand.ram);
+        let asked = ordered.or_else(|| self.engine.request(lease).map(|request| request.demand.ram));
+        asked.filter(|asked| !asked.is_zero())
     }
 
     /// What of the RAM that is promised its holders use already: it is missing in what is available.
     pub(super) fn promised_and_used(&self) -> Mib {
         let used = |lease: LeaseView| {
             let held = lease.placement.filter(|_| lease.phase.is_charged())?.ram;
-            self.ram_used.get(&lease.id).map(|used| held.min(*used))
+            let asked = self.asked_ram(&lease.id)?;
+            self.ram_used.get(&lease.id).map(|used| held.min(asked).min(*used))
         };
         self.engine.leases().into_iter().filter_map(used).sum()
     }
@@ -182,7 +191,7 @@ impl Node {
                     "{} of GPU memory and leased {leased}: what is above counts as foreign",
                     used.iter().copied().sum::<Mib>()
                 )
-            } else if ram_used > ram && !ram.is_zero() {
+            } else if ram_used > ram && self.asked_ram(&lease.id).is_some() {
                 format!("{ram_used} of RAM and leased {ram}")
             } else {
                 continue;
@@ -193,10 +202,10 @@ impl Node {
         self.over_since.retain(|lease, _| names.contains(lease));
         for (lease, class, what) in over {
             if !self.over_since.contains_key(&lease) {
-                self.over_since.insert(lease.clone(), now);
+                self.over_since.insert(lease.clone(), (now, format!("it uses {what}")));
                 self.tell(Some(&lease), Severity::Warning, "OverLease", format!("uses {what}"));
             }
-            let since = self.over_since.get(&lease).copied().unwrap_or(now);
+            let since = self.over_since.get(&lease).map_or(now, |(since, _)| *since);
             if self.settings.over_lease[class.rank()].is_some_and(|limit| now.since(since) >= limit) {
                 self.stop_if_held(&lease, EndReason::OverLease);
             }

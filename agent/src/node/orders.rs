@@ -113,6 +113,10 @@ impl Node {
         let mut request = order.request.clone();
         // Should the reservation time out, it waits for this place: its pod cannot go elsewhere.
         request.nodes = NodeSelector::Only([self.settings.name.clone()].into());
+        if let Some(room) = order.ram_room {
+            self.ram_room = Some(room);
+            self.tell_facts();
+        }
         request.gpus.models.clear();
         request.gpus.uuids = order.placement.gpus.iter().map(|share| share.uuid.clone()).collect();
         match self.engine.admit(request, &order.placement, order.may_preempt, now) {

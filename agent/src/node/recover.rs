@@ -98,6 +98,7 @@ impl Node {
             gpus: BTreeMap::new(),
             gpus_read: false,
             ram: Ram::default(),
+            ram_room: None,
             ram_used: BTreeMap::new(),
             holders: ledger.holders,
             ended: ledger.ended,
@@ -212,9 +213,11 @@ impl Node {
             }
             _ => return true,
         };
-        let placement = Placement { gpus: recorded.gpus.clone(), ram: recorded.ram, ..order.placement.clone() };
+        // What was moved into RAM is gone with a boot.
+        let ram = if lost == Lost::Boot { order.placement.ram } else { recorded.ram };
+        let placement = Placement { gpus: recorded.gpus.clone(), ram, ..order.placement.clone() };
         let mut request = order.request.clone();
-        request.demand.ram = recorded.ram;
+        request.demand.ram = ram;
         request.demand.slots = recorded.gpus.iter().map(|share| Slot::fixed(share.memory)).collect();
         request.gpus.models.clear();
         request.gpus.uuids = recorded.gpus.iter().map(|share| share.uuid.clone()).collect();

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use super::view::Snapshot;
 use super::{Input, News, Node, Observation, RamUser};
 use crate::order::Epoch;
-use crate::probes::nvml::{Prober, Reading};
+use crate::probes::nvml::{NoNvml, Prober, Reading};
 use crate::probes::pods::PodCgroups;
-use crate::probes::processes::{PodUid, Processes};
+use crate::probes::processes::{PodUid, Process, Processes};
 use crate::probes::xid::Xid;
 use crate::probes::{clock, meminfo, pidfd};
 use crate::store::{Ledger, Marker, Store};
@@ -177,7 +177,7 @@ impl Task {
             Some(look) if now >= look.asked + silent_after => {
                 look.asked = now;
                 self.has_looked = true;
-                Input::NvmlSilent
+                self.without_gpus()
             }
             Some(_) => Input::Tick,
             None => {
@@ -228,17 +228,44 @@ impl Task {
         Input::Seen(Box::new(Observation { began, pods, reading, owners, lineages, ram, ram_used }))
     }
 
-    /// What those who lease RAM have of it.
+    /// A look at everything but the GPUs: a driver that hangs holds up no lease of RAM.
+    fn without_gpus(&self) -> Input {
+        let (began, pods) = (clock::now(), self.eyes.cgroups.observe().ok());
+        let (ram, ram_used) = (meminfo::observe(&self.eyes.meminfo).ok(), self.ram_used());
+        let (owners, lineages, reading) = (BTreeMap::new(), BTreeMap::new(), Err(NoNvml::Silent));
+        Input::Seen(Box::new(Observation { began, pods, reading, owners, lineages, ram, ram_used }))
+    }
+
+    /// What those who lease RAM have of it. Of several leases of one process each counts for as much as it holds, the last for what is above; and whoever
+    /// leases for itself is not counted with the process that began it.
     fn ram_used(&self) -> BTreeMap<LeaseId, Mib> {
         let users = self.node.wants_ram_of();
-        let pods =
-            users.iter().filter_map(|(_, user)| if let RamUser::Pod(pod) = user { Some(pod.clone()) } else { None });
+        let pods = users.iter().filter_map(|(_, user, _)| user.pod().cloned());
         let by_pod = self.eyes.cgroups.ram(&pods.collect());
-        let used = |user: &RamUser| match user {
-            RamUser::Pod(pod) => by_pod.get(pod).copied(),
-            RamUser::Process(process) => self.eyes.processes.ram(*process),
-        };
-        users.into_iter().filter_map(|(lease, user)| used(&user).map(|used| (lease, used))).collect()
+        let processes: BTreeSet<Process> = users.iter().filter_map(|(_, user, _)| user.process()).collect();
+        let mut left: BTreeMap<Process, Mib> = processes
+            .iter()
+            .filter_map(|process| Some((*process, self.eyes.processes.ram(*process, &processes)?)))
+            .collect();
+        let mut all = BTreeMap::new();
+        let mut last: BTreeMap<Process, LeaseId> = BTreeMap::new();
+        for (lease, user, held) in users {
+            match user {
+                RamUser::Pod(pod) => all.extend(by_pod.get(&pod).map(|used| (lease, *used))),
+                RamUser::Process(process) => {
+                    let Some(left) = left.get_mut(&process) else { continue };
+                    let takes = held.min(*left);
+                    *left = left.minus(takes);
+                    all.insert(lease.clone(), takes);
+                    last.insert(process, lease);
+                }
+            }
+        }
+        for (process, lease) in last {
+            let above = left.get(&process).copied().unwrap_or_default();
+            all.entry(lease).and_modify(|used| *used = used.plus(above));
+        }
+        all
     }
 
     /// Writes what changed, then answers and publishes; what could not be written is told to nobody.

@@ -309,11 +309,12 @@ impl Node {
         let lost = shares
             .iter()
             .find(|share| self.gpus.get(&share.uuid).is_some_and(|gpu| gpu.health.health() == Health::Lost));
+        let over = self.over_since.get(&view.id);
         let (reason, message) = match (reason, &view.why, lost) {
             (Some(reason), ..) => (Some(reason.to_owned()), None),
             (None, Some(why), _) => (Some(why.name().to_owned()), Some(why.to_string())),
             (None, None, Some(share)) => (Some("GpuLost".to_owned()), Some(format!("its GPU {} is lost", share.uuid))),
-            (None, None, None) => (None, None),
+            (None, None, None) => (None, over.map(|(_, what)| what.clone())),
         };
         LeaseSeen {
             answered,
@@ -328,7 +329,7 @@ impl Node {
             message,
             used: if view.phase.is_charged() { self.used_by(&view.id) } else { Vec::new() },
             ram_used: self.ram_used.get(&view.id).copied(),
-            over: self.over_since.contains_key(&view.id),
+            over: over.is_some(),
             deleting: false,
             position: if view.phase == Phase::Waiting { self.engine.position(&view.id).ok() } else { None },
             since: self.phases.get(&view.id).map(|(_, since)| *since).unwrap_or_default(),

@@ -58,6 +58,9 @@ pub enum NoNvml {
     /// It runs, but does not list its GPUs.
     #[error("failed to list the GPUs: {0}")]
     List(String),
+    /// It was asked and has not answered for too long.
+    #[error("NVML does not answer")]
+    Silent,
 }
 
 /// What the thread says.

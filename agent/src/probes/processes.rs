@@ -117,10 +117,11 @@ impl Processes {
         lineage(&self.proc_root, pid)
     }
 
-    /// What that process and those that it began have of RAM that cannot be dropped; `None` once it is gone.
+    /// What that process and those that it began have of RAM that cannot be dropped, without those others and what they began; `None` once it is gone.
     #[must_use]
-    pub fn ram(&self, of: Process) -> Option<Mib> {
-        (self.start_time(of.pid).ok()? == of.started).then(|| ram_of_family(&self.proc_root, of.pid))
+    pub fn ram(&self, of: Process, others: &BTreeSet<Process>) -> Option<Mib> {
+        let without = others.iter().map(|process| process.pid).filter(|pid| *pid != of.pid).collect();
+        (self.start_time(of.pid).ok()? == of.started).then(|| ram_of_family(&self.proc_root, of.pid, without))
     }
 
     /// Forgets all but those processes.
@@ -191,8 +192,8 @@ pub fn lineage(proc_root: &Path, pid: u32) -> Vec<Process> {
 }
 
 /// Own pages and shared memory of a process and of all that descend from it. One that ends meanwhile has none.
-fn ram_of_family(proc_root: &Path, first: u32) -> Mib {
-    let (mut sum, mut next, mut seen) = (0_u64, vec![first], BTreeSet::new());
+fn ram_of_family(proc_root: &Path, first: u32, without: BTreeSet<u32>) -> Mib {
+    let (mut sum, mut next, mut seen) = (0_u64, vec![first], without);
     while let Some(pid) = next.pop().filter(|_| seen.len() < FAMILY) {
         if !seen.insert(pid) {
             continue;

@@ -90,7 +90,7 @@ fn held_by<'a>(snapshot: &'a Snapshot, pod: &PodUid) -> Option<(&'a LeaseId, &'a
 
 /// A lease as its holder is told: what it uses, it knows, and that alone is no news.
 fn told(seen: &LeaseSeen) -> LeaseSeen {
-    LeaseSeen { used: Vec::new(), whose: None, ..seen.clone() }
+    LeaseSeen { used: Vec::new(), ram_used: None, whose: None, ..seen.clone() }
 }
 
 /// Only what differs from the one before.

@@ -38,7 +38,7 @@
     'ram' in variables.ours && !variables.annotations['memboss.dev/ram'].matches(
     '^([1-9][0-9]{0,15}|[1-9][0-9]{0,12}(Ki|k)|[1-9][0-9]{0,9}(Mi|M)|[1-9][0-9]{0,6}(Gi|G)|[1-9][0-9]{0,3}(Ti|T))$')
 - name: aboutGpus
-  expression: variables.ours.filter(k, k in ['gpu-model', 'gpu-uuid', 'layout', 'containers', 'can-offload'])
+  expression: variables.ours.filter(k, k in ['gpu-model', 'gpu-uuid', 'layout', 'containers', 'can-shrink', 'can-offload'])
 - name: asking
   expression: "variables.byName + ('vram' in variables.ours ? [variables.target] : [])"
 - name: withUnits

@@ -74,7 +74,7 @@ fn a_gpu_that_cannot_be_read_frees_nothing_and_takes_nothing_until_it_is_back() 
 #[test]
 fn silent_nvml_closes_the_gpus_and_its_first_answer_opens_them() {
     let mut play = Play::ready();
-    play.step(Input::NvmlSilent);
+    play.silent();
     assert_eq!(play.snapshot().gpus[0].health_reason, "NVML does not answer");
     play.order(order("a", Class::Normal, 8));
     assert_eq!(play.state("a"), Some(State::Refused));

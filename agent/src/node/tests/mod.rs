@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use super::view::Snapshot;
 pub(super) use super::*;
 use crate::order::{ContainerSlots, Recorded, State, Subject};
-use crate::probes::nvml::{GpuReading, Usage};
+use crate::probes::nvml::{GpuReading, NoNvml, Usage};
 use crate::store::{Marker, Start};
 
 const GPU: &str = "GPU-a";
@@ -54,6 +54,7 @@ fn order(pod: &str, class: Class, gib: u64) -> Order {
         subject: Subject { pod: uid(pod), namespace: "ns".into(), name: pod.into() },
         request: Request::new(id(pod), class, demand, Moment::default()),
         placement: Placement { node: NodeName::new("n1").unwrap(), gpus: vec![share], ram: Mib::ZERO },
+        ram_room: None,
         may_preempt: true,
         epoch: Epoch { incarnation: "i".into(), number: 5 },
         attempt: 1,
@@ -104,6 +105,12 @@ impl Play {
     fn look(&mut self) {
         let observation = self.observation();
         self.step(Input::Seen(Box::new(observation)));
+    }
+
+    /// NVML was asked and does not answer.
+    fn silent(&mut self) {
+        let seen = self.observation();
+        self.step(Input::Seen(Box::new(Observation { reading: Err(NoNvml::Silent), ..seen })));
     }
 
     fn observation(&mut self) -> Observation {

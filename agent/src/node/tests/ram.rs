@@ -138,3 +138,72 @@ fn nothing_is_granted_before_the_leases_of_both_kinds_are_known() {
     play.step(Input::Orders(LeaseKind::Vram, vec![]));
     assert_eq!(play.state_of(&ram_id("a")), State::Reserved);
 }
+
+#[test]
+fn what_pods_request_beside_their_leases_is_not_granted_though_it_seems_to_be_there() {
+    let mut play = Play::ready();
+    play.order(Order { ram_room: Some(gib(28)), ..ram_order("low", Class::Batch, 20) });
+    play.ram_starts("low", 1);
+    // The machine has 11 GiB more; its kubelet would give 8.
+    let urgent = Order { ram_room: Some(gib(28)), ..ram_order("urgent", Class::Urgent, 10) };
+    play.order(urgent);
+    assert_eq!(play.state_of(&ram_id("urgent")), State::Claimed);
+    assert_eq!(play.state_of(&ram_id("low")), State::Revoking);
+}
+
+#[test]
+fn a_pod_that_was_there_before_its_grant_holds_it_at_the_next_look() {
+    let mut play = Play::ready();
+    play.order(ram_order("first", Class::Normal, 24));
+    play.ram_starts("first", 1);
+    // Its pod is here already, as after a reservation that timed out while its image was fetched.
+    play.pods.insert(uid("late"));
+    play.order(ram_order("late", Class::Urgent, 24));
+    play.look();
+    assert_eq!(play.state_of(&ram_id("late")), State::Claimed);
+    play.later(60);
+    play.ram_ends("first");
+    play.look();
+    assert_eq!(play.state_of(&ram_id("late")), State::Active);
+}
+
+#[test]
+fn a_driver_that_hangs_holds_up_no_lease_of_ram() {
+    let mut play = Play::ready();
+    play.order(ram_order("a", Class::Normal, 8));
+    play.pods.insert(uid("a"));
+    play.silent();
+    assert_eq!(play.state_of(&ram_id("a")), State::Active);
+    play.pods.remove(&uid("a"));
+    play.silent();
+    play.silent();
+    assert_eq!(play.state_of(&ram_id("a")), State::Ended);
+}
+
+#[test]
+fn without_the_machines_figures_no_ram_is_granted_and_none_is_taken_away() {
+    let mut play = Play::ready();
+    play.order(ram_order("a", Class::Normal, 8));
+    play.ram_starts("a", 1);
+    let blind = Observation { ram: None, ..play.observation() };
+    play.step(Input::Seen(Box::new(blind)));
+    play.order(ram_order("b", Class::Normal, 1));
+    assert_eq!((play.state_of(&ram_id("a")), play.state_of(&ram_id("b"))), (State::Active, State::Refused));
+}
+
+#[test]
+fn what_a_holder_of_gpu_memory_has_in_ram_anyway_frees_none_of_what_it_moves_there() {
+    let mut play = Play::ready();
+    play.order(order("a", Class::Normal, 8));
+    play.start("a", 7, 8);
+    let before = play.snapshot().ram.leasable;
+    let (reply, _answer) = oneshot::channel();
+    let what = GiveBack { memory: vec![gib(0)], ram: RamWish::More(gib(8)), notice: String::new() };
+    play.step(Input::Ask(Ask::GiveBack { pod: uid("a"), what, reply }));
+    // Its heap is no use of what it is about to move.
+    assert!(play.node.wants_ram_of().is_empty());
+    play.ram_used.insert(id("a"), gib(15));
+    play.look();
+    assert_eq!((play.snapshot().ram.leasable, play.snapshot().ram.leased), (before, gib(8)));
+    assert!(!play.snapshot().leases[&id("a")].over);
+}
