@@ -22,4 +22,4 @@ diff -r "$generated" client/src/generated || { echo "generated code is not curre
 rm -rf {client,vram,ram,tests,examples}/dist
 npx --no-install prettier --check --log-level=warn .
 npm run --silent build
-node --test --test-timeout=300000 ram/dist/*.test.js tests/dist/*.test.js
+node --test --test-reporter=spec --test-timeout=300000 ram/dist/*.test.js tests/dist/*.test.js
