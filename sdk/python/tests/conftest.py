@@ -64,17 +64,19 @@ class Agent:
         asyncio.run(self._answers())
 
     async def _answers(self) -> None:
-        begun = time.monotonic()
+        begun, seen = time.monotonic(), "nothing"
         while True:
             try:
                 async with GPUBoss(self.socket) as boss:
                     status = await boss.status()
                     if len(status.gpus) == 2 and not status.hold:
                         return
-            except MembossError:
-                pass
+                    seen = f"{len(status.gpus)} GPUs, hold {status.hold!r}"
+            except MembossError as error:
+                seen = repr(error)
             if time.monotonic() - begun > PATIENCE or (self._process and self._process.poll() is not None):
-                pytest.fail("the agent does not begin:\n" + (self.folder / "agent.log").read_text()[-2000:])
+                log = (self.folder / "agent.log").read_text()[-2000:]
+                pytest.fail(f"the agent does not begin; seen last: {seen}; its log:\n{log}")
             await asyncio.sleep(0.01)
 
     def kill(self) -> None:
@@ -103,9 +105,11 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
     agent = Agent(tmp_path)
     monkeypatch.setenv("MEMBOSS_SOCKET", str(agent.socket))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    agent.start()
-    yield agent
-    agent.stop()
+    try:
+        agent.start()
+        yield agent
+    finally:
+        agent.stop()
 
 
 async def until(boss: GPUBoss, looks: Callable[[NodeStatus], Any]) -> NodeStatus:
