@@ -18,7 +18,7 @@ demo-down: ## ends the demo's cluster and leaves nothing behind
 	@demo/down.sh
 
 .PHONY: test
-test: setup check unit python typescript chart cluster-test ## all tests, the cheap ones first
+test: setup check unit docs-test python typescript chart cluster-test ## all tests, the cheap ones first
 
 .PHONY: setup
 setup: ## what the tests need from Debian and Rust
@@ -39,6 +39,10 @@ unit: ## all tests that need no cluster (built as the binaries are: nothing is c
 .PHONY: build
 build: ## the binaries that a cluster runs
 	$(CARGO) build --workspace --release --quiet
+
+.PHONY: docs-test
+docs-test: build ## the commands of docs/workstation.md, typed into a real agent with simulated GPUs
+	@tests/docs.sh
 
 .PHONY: python
 python: build ## the Python packages: types, tests on a real agent, examples, docs (ALL=1 for each Python from 3.10 to 3.13)
