@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use memboss_core::{EndReason, GpuModel, GpuShare, GpuUuid, LeaseId, LeaseRecord, Mib, Token};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::node::admin::Drained;
@@ -164,22 +165,23 @@ impl Store {
     ///
     /// # Errors
     /// [`Failure::Damaged`] when it holds anything but what [`Store::write`] wrote.
-    pub fn read<T: Serialize + DeserializeOwned>(&self) -> Result<Option<T>, Failure> {
+    pub fn read<T: DeserializeOwned>(&self) -> Result<Option<T>, Failure> {
         let bytes = match std::fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Failure::Read { path: self.path.clone(), source }),
         };
         let damaged = |what| Failure::Damaged { path: self.path.clone(), what };
-        let envelope: Envelope<T> =
-            serde_json::from_slice(&bytes).map_err(|_| damaged("it is torn, or of another form"))?;
+        let torn = || damaged("it is torn, or of another form");
+        let envelope: Envelope<Box<RawValue>> = serde_json::from_slice(&bytes).map_err(|_| torn())?;
         if envelope.version != VERSION {
             return Err(damaged("it is of another version"));
         }
-        if envelope.sha256 != self.digest(&envelope.content)? {
+        // Of the words as they were written: an older agent did not know all the fields that this one would write.
+        if envelope.sha256 != hex(&Sha256::digest(envelope.content.get().as_bytes())) {
             return Err(damaged("its checksum does not match"));
         }
-        Ok(Some(envelope.content))
+        serde_json::from_str(envelope.content.get()).map(Some).map_err(|_| torn())
     }
 
     /// Replaces what it holds, in one step. Returns the digest of it.
@@ -208,12 +210,6 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(aside),
             Err(source) => Err(Failure::Write { path: self.path.clone(), source }),
         }
-    }
-
-    fn digest<T: Serialize>(&self, content: &T) -> Result<String, Failure> {
-        let bytes =
-            serde_json::to_vec(content).map_err(|source| Failure::Encode { path: self.path.clone(), source })?;
-        Ok(hex(&Sha256::digest(&bytes)))
     }
 }
 

@@ -89,3 +89,21 @@ fn the_agents_epoch_never_falls() {
     };
     assert_eq!(found.agent_epoch, 5);
 }
+
+#[test]
+fn a_ledger_of_an_agent_that_knew_fewer_fields_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path().join("ledger.json"));
+    store.write(&Ledger { boot_id: "boot-1".into(), agent_epoch: 3, ..Ledger::default() }).unwrap();
+    let text = std::fs::read_to_string(dir.path().join("ledger.json")).unwrap();
+    let mut envelope: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let content = envelope["content"].as_object_mut().unwrap();
+    assert!(content.remove("clients").is_some() && content.remove("drained").is_some());
+    // As it would have written it: its checksum is of its own words.
+    let words = serde_json::to_string(&envelope["content"]).unwrap();
+    let digest = hex(&Sha256::digest(words.as_bytes()));
+    let old = format!(r#"{{"version":{VERSION},"sha256":"{digest}","content":{words}}}"#);
+    std::fs::write(dir.path().join("ledger.json"), old).unwrap();
+    let read: Ledger = store.read().unwrap().unwrap();
+    assert_eq!((read.boot_id.as_str(), read.agent_epoch), ("boot-1", 3));
+}

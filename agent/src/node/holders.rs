@@ -294,6 +294,7 @@ impl Node {
         if self.gives.iter().any(|give| give.lease == *lease) {
             return Err(Denied::NotNow(format!("lease {lease} is giving memory back already")));
         }
+        let freed = held.iter().copied().sum::<Mib>().minus(memory.iter().copied().sum());
         match what.ram {
             RamWish::Down(wants) if wants > ram => {
                 return Err(Denied::BadRequest(format!(
@@ -302,6 +303,13 @@ impl Node {
             }
             RamWish::More(more) if !more.is_zero() => {
                 self.engine.reserve_ram(lease, more).map_err(Denied::Refused)?;
+                // Else a lease could grow past everybody who waits.
+                if more > freed {
+                    self.take_ram_back(lease, more);
+                    return Err(Denied::BadRequest(format!(
+                        "what is moved into RAM comes off the GPUs: {freed} less is held there, and {more} of RAM was asked"
+                    )));
+                }
             }
             _ => {}
         }
@@ -323,7 +331,9 @@ impl Node {
                 self.decide(now);
                 self.answer(give.reply, done.map(|()| lease));
             } else if !held || now >= give.until {
-                self.take_ram_back(&give);
+                if let RamWish::More(more) = give.ram {
+                    self.take_ram_back(&give.lease, more);
+                }
                 let why = format!("lease {} did not get down to what it said it would in time", give.lease);
                 self.answer(give.reply, Err(Denied::TimedOut(why)));
             } else {
@@ -347,12 +357,11 @@ impl Node {
         self.engine.lease(lease).and_then(|view| view.placement).map(|placement| placement.ram).unwrap_or_default()
     }
 
-    fn take_ram_back(&mut self, give: &Give) {
-        let RamWish::More(more) = give.ram else { return };
-        let Some(placement) = self.engine.lease(&give.lease).and_then(|view| view.placement) else { return };
+    fn take_ram_back(&mut self, lease: &LeaseId, more: Mib) {
+        let Some(placement) = self.engine.lease(lease).and_then(|view| view.placement) else { return };
         let same: Vec<Mib> = placement.gpus.iter().map(|share| share.memory).collect();
-        if let Err(refused) = self.engine.shrink(&give.lease, &same, placement.ram.minus(more)) {
-            tracing::warn!(lease = %give.lease, %refused, "cannot take back the RAM of an offload that failed");
+        if let Err(refused) = self.engine.shrink(lease, &same, placement.ram.minus(more)) {
+            tracing::warn!(%lease, %refused, "cannot take back the RAM of an offload that failed");
         }
     }
 

@@ -21,6 +21,9 @@ use crate::probes::xid::Xid;
 use crate::probes::{clock, meminfo, pidfd};
 use crate::store::{Ledger, Marker, Store};
 
+/// So many inputs at once are one write: more would keep those before them waiting for their answers.
+const BATCH: usize = 64;
+
 /// How often to look.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -142,7 +145,8 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
         };
         task.step(input);
         // What came at once is written and published at once.
-        while let Ok(input) = task.doors.inputs.try_recv() {
+        for _ in 0..BATCH {
+            let Ok(input) = task.doors.inputs.try_recv() else { break };
             task.step(input);
         }
         task.after_step();

@@ -5,15 +5,19 @@ use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::processes::{Process, process};
+use super::processes::{Process, has_ended, process};
 use crate::node::Input;
 use crate::node::clients::{ClientInput, Push};
+
+/// Time between two attempts to watch a process.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Watches processes for their end.
 #[derive(Clone, Debug)]
@@ -37,17 +41,31 @@ impl Sentinels {
         }
         let own = self.clone();
         tokio::spawn(async move {
-            if let Some(descriptor) = open(&own.proc_root, watched) {
-                match registered(descriptor) {
-                    // It becomes readable when the process ends, and stays so.
-                    Ok(descriptor) => drop(descriptor.readable().await),
-                    Err(error) => tracing::error!(%error, pid = watched.pid, "a process cannot be watched"),
-                }
-            }
+            own.until_gone(watched).await;
             own.lock().remove(&watched);
             // Nobody listens any more only when all of it ends.
             drop(own.gone.send(Input::Client(ClientInput::Gone(watched))).await);
         });
+    }
+
+    /// Returns when it is gone. What cannot be watched just now, for want of descriptors or memory, is looked at again.
+    async fn until_gone(&self, watched: Process) {
+        loop {
+            let error = match find(&self.proc_root, watched) {
+                Found::Gone => return,
+                Found::Unknown(error) => error,
+                Found::There(descriptor) => match registered(descriptor) {
+                    // It becomes readable when the process ends, and stays so.
+                    Ok(descriptor) => match descriptor.readable().await {
+                        Ok(_) => return,
+                        Err(error) => error,
+                    },
+                    Err(error) => error,
+                },
+            };
+            tracing::error!(%error, pid = watched.pid, "a process cannot be watched yet");
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Process>> {
@@ -55,11 +73,27 @@ impl Sentinels {
     }
 }
 
-/// Its descriptor; nothing if it has ended, or another one has its pid.
-fn open(proc_root: &Path, watched: Process) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(i32::try_from(watched.pid).ok()?)?;
-    let descriptor = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-    process(proc_root, watched.pid).is_ok_and(|there| there == watched).then_some(descriptor)
+/// What can be told of a process.
+enum Found {
+    /// It is there.
+    There(OwnedFd),
+    /// It has ended, or another one has its pid.
+    Gone,
+    /// It could not be looked at: that says nothing of it.
+    Unknown(std::io::Error),
+}
+
+fn find(proc_root: &Path, watched: Process) -> Found {
+    let Some(pid) = i32::try_from(watched.pid).ok().and_then(Pid::from_raw) else { return Found::Gone };
+    match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+        Ok(_) if has_ended(proc_root, watched) => Found::Gone,
+        Ok(descriptor) => match process(proc_root, watched.pid) {
+            Ok(_) => Found::There(descriptor),
+            Err(unreadable) => Found::Unknown(std::io::Error::other(unreadable)),
+        },
+        Err(rustix::io::Errno::SRCH) => Found::Gone,
+        Err(error) => Found::Unknown(error.into()),
+    }
 }
 
 /// Asks a process to end, or ends it.
@@ -68,8 +102,15 @@ pub fn push(proc_root: &Path, pushed: Process, push: Push) {
         Push::Term => Signal::TERM,
         Push::Kill => Signal::KILL,
     };
-    // One that has ended meanwhile needs no push.
-    let Some(descriptor) = open(proc_root, pushed) else { return };
+    let descriptor = match find(proc_root, pushed) {
+        Found::There(descriptor) => descriptor,
+        // It needs no push any more.
+        Found::Gone => return,
+        Found::Unknown(error) => {
+            tracing::warn!(%error, pid = pushed.pid, ?push, "a process whose time is up cannot be looked at");
+            return;
+        }
+    };
     if let Err(error) = pidfd_send_signal(descriptor, signal) {
         tracing::warn!(%error, pid = pushed.pid, ?push, "a process whose time is up cannot be ended");
     }

@@ -148,6 +148,19 @@ pub fn identify(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {
     }
 }
 
+/// Whether that process has surely ended: what cannot be looked at just now may live.
+#[must_use]
+pub fn has_ended(proc_root: &Path, of: Process) -> bool {
+    match process(proc_root, of.pid) {
+        Ok(there) => there != of,
+        Err(Unreadable::File { source, .. }) => {
+            source.kind() == std::io::ErrorKind::NotFound
+                || rustix::io::Errno::from_io_error(&source) == Some(rustix::io::Errno::SRCH)
+        }
+        Err(_) => false,
+    }
+}
+
 /// That process as it is now.
 ///
 /// # Errors
@@ -177,6 +190,8 @@ pub fn command(proc_root: &Path, pid: u32) -> String {
 const GENERATIONS: usize = 32;
 /// Of more processes than that of one family nobody's RAM is summed up.
 const FAMILY: usize = 4096;
+/// What a process has to have of RAM to matter.
+const LARGE: Mib = Mib::from_mib(64);
 
 /// A process and those that it descends from, the nearest first.
 #[must_use]
@@ -191,26 +206,40 @@ pub fn lineage(proc_root: &Path, pid: u32) -> Vec<Process> {
     line
 }
 
-/// Own pages and shared memory of a process and of all that descend from it. One that ends meanwhile has none.
+/// Own pages and shared memory of a process and of all that descend from it. One that ends meanwhile has none. What several of them share is counted once:
+/// where more than one is large, each counts with its exact share, and not at all where that may not be read, so that too little is found rather than too
+/// much.
 fn ram_of_family(proc_root: &Path, first: u32, without: BTreeSet<u32>) -> Mib {
-    let (mut sum, mut next, mut seen) = (0_u64, vec![first], without);
-    while let Some(pid) = next.pop().filter(|_| seen.len() < FAMILY) {
+    let (mut members, mut next, mut seen) = (Vec::new(), vec![first], without);
+    while let Some(pid) = next.pop().filter(|_| members.len() < FAMILY) {
         if !seen.insert(pid) {
             continue;
         }
         let process = proc_root.join(pid.to_string());
-        let status = read(&process.join("status")).unwrap_or_default();
-        let kib = |name: &str| {
-            let rest = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-            rest.trim().trim_end_matches("kB").trim_end().parse::<u64>().unwrap_or_default()
-        };
-        sum = sum.saturating_add(kib("RssAnon:")).saturating_add(kib("RssShmem:"));
+        let kib = figures(&process.join("status"), &["RssAnon:", "RssShmem:"]).unwrap_or_default();
+        members.push((pid, kib));
         for task in std::fs::read_dir(process.join("task")).into_iter().flatten().flatten() {
             let children = read(&task.path().join("children")).unwrap_or_default();
             next.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }
     }
+    let large = members.iter().filter(|(_, kib)| *kib > LARGE.bytes() / 1024).count();
+    let share = |(pid, kib): &(u32, u64)| {
+        let rollup = proc_root.join(pid.to_string()).join("smaps_rollup");
+        if large <= 1 { *kib } else { figures(&rollup, &["Pss_Anon:", "Pss_Shmem:"]).unwrap_or_default() }
+    };
+    let sum = members.iter().map(share).fold(0_u64, u64::saturating_add);
     Mib::from_bytes_ceil(sum.saturating_mul(1024))
+}
+
+/// The sum of those lines of a file of the kernel, in KiB.
+fn figures(path: &Path, names: &[&str]) -> Option<u64> {
+    let text = read(path).ok()?;
+    let one = |name: &&str| {
+        let rest = text.lines().find_map(|line| line.strip_prefix(*name)).unwrap_or_default();
+        rest.trim().trim_end_matches("kB").trim_end().parse::<u64>().unwrap_or_default()
+    };
+    Some(names.iter().map(one).fold(0, u64::saturating_add))
 }
 
 fn owner_of(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {
@@ -240,11 +269,24 @@ pub fn pod_of(cgroup_file: &str) -> Option<PodUid> {
 
 /// The pod directory on a cgroup path, searched from the kubepods root downward.
 fn pod_in_path(path: &str) -> Option<PodUid> {
-    let mut parts = path.split('/').filter(|part| !part.is_empty()).skip_while(|part| !is_kubepods(part));
-    parts.next()?;
-    // Straight below it (guaranteed), or below one directory of a quality of service.
-    let first = parts.next()?;
-    pod_directory(first).or_else(|| if is_quality(first) { parts.next().and_then(pod_directory) } else { None })
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    // From inside a cgroup namespace a neighbour is shown by the way up and down again, which may begin below the kubepods root.
+    let up = parts.iter().take_while(|part| **part == "..").count();
+    let down = &parts[up..];
+    if up > 0
+        && let Some(pod) = pod_at(down)
+    {
+        return Some(pod);
+    }
+    let root = down.iter().position(|part| is_kubepods(part))?;
+    // Users may make directories of any name below their own.
+    if down[..root].contains(&"user.slice") { None } else { pod_at(&down[root + 1..]) }
+}
+
+/// The pod whose directory that is, or that lies below one directory of a quality of service.
+fn pod_at(parts: &[&str]) -> Option<PodUid> {
+    let (first, rest) = parts.split_first()?;
+    pod_directory(first).or_else(|| pod_directory(rest.first().filter(|_| is_quality(first))?))
 }
 
 /// Whether that is the directory below which a kubelet keeps its pods, with any driver's spelling.
@@ -287,6 +329,14 @@ mod tests {
         let under = UID.replace('-', "_");
         for text in [
             format!("0::/kubepods/burstable/pod{UID}/abc123"),
+            // As an agent in a cgroup namespace of its own sees its neighbours.
+            format!("0::/../../pod{UID}/abc123"),
+            format!("0::/../../../besteffort/pod{UID}/abc123"),
+            format!("0::/../../kubepods-burstable-pod{under}.slice/cri-containerd-abc.scope"),
+            format!(
+                "0::/../../../kubepods-besteffort.slice/kubepods-besteffort-pod{under}.slice/cri-containerd-abc.scope"
+            ),
+            format!("0::/../../../kubepods-pod{under}.slice/cri-containerd-abc.scope"),
             format!("0::/kubepods/pod{UID}/abc123"),
             format!(
                 "0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{under}.slice/cri-containerd-abc.scope"
@@ -315,6 +365,9 @@ mod tests {
             "0::/kubepods/burstable",
             "0::/kubepods/burstable/podx y",
             &format!("0::/kubepods/other/pod{UID}"),
+            // What users make below their own directory.
+            &format!("0::/user.slice/user-1000.slice/user@1000.service/kubepods/pod{UID}/x"),
+            &format!("0::/../../user.slice/user-1000.slice/kubepods/pod{UID}/x"),
         ] {
             assert_eq!(found(text), None, "{text}");
         }

@@ -25,6 +25,8 @@ pub(crate) struct Part {
 pub(crate) struct Role {
     pub(crate) class: &'static str,
     pub(crate) gib: u64,
+    /// RAM in place of GPU memory.
+    pub(crate) ram: bool,
     /// It becomes that user first.
     pub(crate) user: Option<u32>,
     /// It does not end when it is asked to, and makes that file.
@@ -43,6 +45,7 @@ impl Part {
             .env("PART_SOCKET", socket)
             .env("PART_CLASS", role.class)
             .env("PART_GIB", role.gib.to_string())
+            .env("PART_OF", if role.ram { "ram" } else { "vram" })
             .stdout(Stdio::piped())
             .kill_on_drop(true);
         if let Some(user) = role.user {
@@ -118,9 +121,12 @@ async fn plays_its_part() {
     let answer = match told("PART_LEASE") {
         Some(lease) => client.resume(ResumeRequest { lease, secret: told("PART_SECRET").unwrap() }).await,
         None => {
-            let gib = told("PART_GIB").unwrap().parse().unwrap();
+            let gib: u64 = told("PART_GIB").unwrap().parse().unwrap();
             let class = told("PART_CLASS").unwrap();
-            client.acquire(AcquireRequest { class, label: "a part".into(), ..vram(gib) }).await
+            let of_ram = told("PART_OF").as_deref() == Some("ram");
+            let ram = || AcquireRequest { ram_mib: gib * 1024, ..AcquireRequest::default() };
+            let wish = if of_ram { ram() } else { vram(gib) };
+            client.acquire(AcquireRequest { class, label: "a part".into(), ..wish }).await
         }
     };
     let mut events = match answer {

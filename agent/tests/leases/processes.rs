@@ -48,6 +48,21 @@ async fn a_holder_that_does_not_go_is_asked_and_then_ended() {
 }
 
 #[tokio::test]
+async fn a_holder_of_ram_alone_that_does_not_go_is_asked_and_ended_too_and_charged_until_then() {
+    let bed = Bed::new().await;
+    let asked = bed.dir.path().join("asked");
+    let role = Role { class: "batch", gib: 5, ram: true, stubborn: Some(asked.clone()), ..Role::default() };
+    let mut holder = Part::begin(&bed.socket(), &role);
+    holder.until_active().await;
+    let ram = AcquireRequest { class: "urgent".into(), ram_mib: 5 * 1024, ..AcquireRequest::default() };
+    let mut urgent = acquire(&bed, ram).await;
+    holder.until("STOPPING").await;
+    assert_eq!(bed.status().await.ram.unwrap().leased_mib, 5 * 1024, "it has it still");
+    assert!(!holder.process.wait().await.unwrap().success() && asked.exists(), "it was asked first");
+    until_phase(&mut urgent, Phase::Active).await;
+}
+
+#[tokio::test]
 async fn a_holder_that_stands_still_keeps_its_lease_until_somebody_higher_needs_it_and_is_ended_then() {
     let bed = Bed::new().await;
     let mut holder = Part::begin(&bed.socket(), &Role { class: "batch", gib: 20, ..Role::default() });

@@ -21,7 +21,12 @@ impl Node {
     pub(super) fn process_gone(&mut self, process: Process) {
         let its = self.clients.known.iter().filter(|(_, client)| client.caller.process == process);
         let its: Vec<LeaseId> = its.map(|(lease, _)| lease.clone()).collect();
-        its.iter().for_each(|lease| self.release(lease, EndReason::Exited));
+        for lease in &its {
+            if let Some(client) = self.clients.known.get_mut(lease) {
+                client.gone = true;
+            }
+            self.release(lease, EndReason::Exited);
+        }
     }
 
     /// When the lease ends by itself, unless somebody does something: for want of patience, of a connection, or of renewal.
@@ -96,8 +101,8 @@ impl Node {
         }
     }
 
-    /// Whether nothing stands against ending a lease in code that is stopping. RAM shows by itself: what its process still has is missing in what is
-    /// available. On a GPU a look must have shown it unused, or its process has given it back and goes on, and what it still uses counts as foreign.
+    /// Whether nothing stands against ending a lease in code that is stopping. RAM alone is free when its process has ended or goes on without it: what that
+    /// still has is missing in what is available. On a GPU a look must have shown it unused, or its process has given it back and goes on, and what it still uses counts as foreign.
     pub(in crate::node) fn is_given_up(&self, lease: &LeaseId) -> bool {
         let Some(view) = self.engine.lease(lease) else { return false };
         let gpus = view.placement.map(|placement| placement.gpus).unwrap_or_default();
@@ -105,6 +110,8 @@ impl Node {
         let read = gpus.iter().all(|share| self.gpus.get(&share.uuid).is_some_and(|gpu| gpu.present.is_some()));
         let given_back = self.clients.known.get(lease).is_some_and(|client| client.given_back);
         let unused = || self.used_by(lease).iter().all(|used| used.is_zero());
-        gpus.is_empty() || (looked && read && (given_back || unused()))
+        let exited = matches!(view.phase, Phase::Stopping { reason: EndReason::Exited });
+        let gone = exited || self.clients.known.get(lease).is_some_and(|client| client.gone);
+        (gpus.is_empty() && (given_back || gone)) || (!gpus.is_empty() && looked && read && (given_back || unused()))
     }
 }

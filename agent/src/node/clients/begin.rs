@@ -72,6 +72,7 @@ impl Node {
             alive: now,
             give_up: wish.timeout.map(|timeout| now.after(timeout)),
             given_back: false,
+            gone: false,
         };
         self.clients.known.insert(lease.clone(), client);
         if before.is_none() && at_once {
@@ -151,6 +152,7 @@ impl Node {
         listener: Listener,
     ) -> Result<LeaseId, Denied> {
         let lease = self.own(caller, lease)?;
+        let stopping = matches!(self.engine.phase(&lease), Some(Phase::Stopping { .. }));
         let Some(client) = self.clients.known.get_mut(&lease) else {
             return Err(Denied::NotFound(format!("no lease {lease} is known here")));
         };
@@ -158,7 +160,11 @@ impl Node {
         if !client.caller.is_of(caller) || client.secret != digest(secret) {
             return Err(Denied::NotYours(format!("lease {lease} has another secret")));
         }
+        if stopping && client.caller.process != caller.process {
+            return Err(Denied::NotNow(format!("lease {lease} is about to end: ask for another")));
+        }
         // Another process of the same owner may take it over: a program that was started again.
+        client.gone = false;
         client.caller = caller.clone();
         self.clients.to_watch.push(caller.process);
         self.clients.hears(&lease, listener);

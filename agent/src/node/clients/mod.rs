@@ -42,6 +42,9 @@ pub struct Client {
     /// Its holder has given it back, or nobody kept it alive: its process goes on without it, and what that still uses counts as foreign.
     #[serde(default)]
     pub given_back: bool,
+    /// Its process has ended.
+    #[serde(default)]
+    pub gone: bool,
 }
 
 /// Who hears of a lease: always how it is now, so that one who does not listen costs nothing and hears the latest when it does.

@@ -63,8 +63,19 @@ fn an_offload_has_its_ram_from_the_start_or_does_not_begin() {
     let mut play = Play::ready();
     play.order(order("v", Class::Batch, 20));
     play.start("v", 7, 19);
-    let mut refused = give(&mut play, "v", 4, 1000);
+    let mut more = give(&mut play, "v", 4, 17);
+    assert!(matches!(more.try_recv().unwrap(), Err(Denied::BadRequest(_))), "no more than comes off the GPU");
+    let ram = Mib::from_mib(20 * 1024);
+    let other = Order {
+        request: Request::new(id("ram:other"), Class::Batch, Demand { slots: vec![], ram }, Moment::default()),
+        placement: Placement { node: NodeName::new("n1").unwrap(), gpus: vec![], ram },
+        ..order("other", Class::Batch, 1)
+    };
+    play.order(other);
+    let mut refused = give(&mut play, "v", 4, 16);
     assert!(matches!(refused.try_recv().unwrap(), Err(Denied::Refused(Refused::NoRoom { .. }))));
+    play.step(Input::OrderGone(id("ram:other")));
+    play.look();
     let mut answer = give(&mut play, "v", 4, 16);
     assert_eq!(play.snapshot().ram.leased, Mib::from_mib(16 * 1024));
     play.later(61);
