@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use memboss_core::{EndReason, LeaseId, Mib, Phase, Placement, Request, Slot, Token};
-use memboss_crds::{LeaseKind, kind_of};
+use memboss_crds::{LeaseKind, object_of};
 use serde::{Deserialize, Serialize};
 
 use crate::probes::processes::PodUid;
@@ -254,9 +254,7 @@ pub fn part_of(container: Option<&ContainerSlots>, shares: &[Mib], leasable: &[M
 /// The kind of the object that a lease's id stands for, its namespace and its name.
 #[must_use]
 pub fn object_name(lease: &LeaseId) -> (LeaseKind, &str, &str) {
-    let (namespace, name) = lease.as_str().split_once('/').unwrap_or(("", lease.as_str()));
-    let (kind, name) = kind_of(name);
-    (kind, namespace, name)
+    object_of(lease.as_str())
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ pub use model_load::{
 pub use names::{
     AGENT, FINALIZER, FORCE_END, GATE, GROUP, INCARNATION, LEASED_LABEL, OPERATOR, PREFIX, RESOURCE, VERSION,
 };
-pub use quantity::{NotMemory, parse_mib, quantity};
-pub use ram_lease::{LeaseKind, RAM_MARK, RamLease, RamLeaseSpec, kind_of};
+pub use quantity::{NotMemory, parse_mib, parse_mib_if_any, quantity};
+pub use ram_lease::{LeaseKind, RAM_MARK, RamLease, RamLeaseSpec, kind_of, object_of};
 pub use terms::{Class, Epoch, Layout, Owner};
 pub use vram_lease::{
     AllocatedGpu, Allocation, AllocationState, ContainerSlots, GpuAmount, GpuSelector, LeasePhase, Notice, Placement,

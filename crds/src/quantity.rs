@@ -7,6 +7,14 @@ use memboss_core::Mib;
 #[error("{0:?} is not an amount of memory: write whole Mi or Gi, such as 8Gi or 8000Mi")]
 pub struct NotMemory(pub String);
 
+/// The same of a field that may be missing: nothing then.
+///
+/// # Errors
+/// [`NotMemory`] as [`parse_mib`].
+pub fn parse_mib_if_any(text: Option<&str>) -> Result<Mib, NotMemory> {
+    text.map_or(Ok(Mib::ZERO), parse_mib)
+}
+
 /// Reads whole bytes, Ki, Mi, Gi, Ti (powers of 1024) or k, M, G, T (powers of 1000), rounded up to MiB.
 ///
 /// # Errors

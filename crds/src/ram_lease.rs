@@ -1,6 +1,7 @@
 //! `RamLease`: host RAM of one node for one pod that asks for no GPU memory; RAM beside GPU memory is a part of its `VramLease`. Its status is a
 //! `VramLease`'s, without GPUs. It may hold fields, their checks, and the way from one kind to the other.
 
+use kube::core::ApiResource;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,14 @@ pub fn kind_of(name: &str) -> (LeaseKind, &str) {
     name.strip_prefix(RAM_MARK).map_or((LeaseKind::Vram, name), |name| (LeaseKind::Ram, name))
 }
 
+/// The kind, namespace and name of the object that stands behind `namespace/name` of a lease among both kinds.
+#[must_use]
+pub fn object_of(key: &str) -> (LeaseKind, &str, &str) {
+    let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+    let (kind, name) = kind_of(name);
+    (kind, namespace, name)
+}
+
 /// The kinds of leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeaseKind {
@@ -91,6 +100,15 @@ impl LeaseKind {
         match self {
             Self::Vram => "VramLease",
             Self::Ram => "RamLease",
+        }
+    }
+
+    /// How the API server is asked for it where the kind is known only then.
+    #[must_use]
+    pub fn resource(self) -> ApiResource {
+        match self {
+            Self::Vram => ApiResource::erase::<VramLease>(&()),
+            Self::Ram => ApiResource::erase::<RamLease>(&()),
         }
     }
 }

@@ -9,7 +9,9 @@ use memboss_core::{
     Closed, Demand, EndReason, Engine, GpuFacts, GpuSelector, LeaseId, LeaseRecord, Mib, Moment, NodeFacts, NodeName,
     NodeSelector, Notice, Phase, Placement, Policy, Request, Slot, Span, Token,
 };
-use memboss_crds::{Allocation, AllocationState, Health, MemoryNode, VramLease, gpu_share, parse_mib};
+use memboss_crds::{
+    Allocation, AllocationState, Health, MemoryNode, VramLease, gpu_share, parse_mib, parse_mib_if_any,
+};
 
 use crate::eligibility::{Eligible, Shapes};
 use crate::plan::Lately;
@@ -271,7 +273,7 @@ pub fn moment(at: Option<Timestamp>) -> Moment {
 }
 
 fn ram(written: Option<&str>) -> Result<Mib, String> {
-    written.map_or(Ok(Mib::ZERO), |text| parse_mib(text).map_err(|bad| bad.to_string()))
+    parse_mib_if_any(written).map_err(|bad| bad.to_string())
 }
 
 fn placement<'a>(

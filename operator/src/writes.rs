@@ -3,10 +3,10 @@
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::{ApiResource, DynamicObject};
+use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt as _};
 use memboss_core::EndReason;
-use memboss_crds::{FINALIZER, LeaseKind, LeasePhase, OPERATOR, RamLease, VramLease, VramLeaseStatus, kind_of};
+use memboss_crds::{FINALIZER, LeasePhase, OPERATOR, VramLease, VramLeaseStatus, object_of};
 use serde_json::{Value, json};
 
 use crate::plan::{Act, grace_for};
@@ -206,13 +206,8 @@ impl Writer {
 
 /// Where the lease of that key is written, of whichever kind, and its object's name.
 pub(crate) fn lease_api(client: &Client, key: &str) -> (Api<DynamicObject>, String) {
-    let (namespace, name) = split(key);
-    let (kind, name) = kind_of(name);
-    let resource = match kind {
-        LeaseKind::Vram => ApiResource::erase::<VramLease>(&()),
-        LeaseKind::Ram => ApiResource::erase::<RamLease>(&()),
-    };
-    (Api::namespaced_with(client.clone(), namespace, &resource), name.to_owned())
+    let (kind, namespace, name) = object_of(key);
+    (Api::namespaced_with(client.clone(), namespace, &kind.resource()), name.to_owned())
 }
 
 /// The fields of a status that are the operator's, with nothing said where something is to be taken back.

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use memboss_core::{Demand, EndReason, GpuShare, LeaseId, Mib, NodeName, NodeSelector, Placement, Slot, Span, Token};
 use memboss_crds as crds;
-use memboss_crds::{VramLease, gpu_share, parse_mib, quantity};
+use memboss_crds::{VramLease, gpu_share, parse_mib_if_any, quantity};
 
 use crate::node::view::LeaseSeen;
 use crate::order::{ContainerSlots, Epoch, Order, Recorded, State, Subject};
@@ -75,7 +75,7 @@ fn read(lease: &VramLease, id: &LeaseId, placed: &crds::Placement) -> Result<Ord
 }
 
 fn amount(written: Option<&str>) -> Result<Mib, String> {
-    written.map_or(Ok(Mib::ZERO), |text| parse_mib(text).map_err(|bad| bad.to_string()))
+    parse_mib_if_any(written).map_err(|bad| bad.to_string())
 }
 
 fn share(uuid: &str, memory: &str) -> Result<GpuShare, String> {

@@ -9,10 +9,10 @@ use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
-use kube::core::{ApiResource, DynamicObject};
+use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt as _};
 use memboss_core::LeaseId;
-use memboss_crds::{AGENT, Allocation, FINALIZER, LeaseKind, RamLease, VramLease};
+use memboss_crds::{AGENT, Allocation, FINALIZER};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -151,11 +151,7 @@ fn may_go(seen: &LeaseSeen) -> bool {
 
 async fn write(client: &Client, lease: &LeaseId, seen: &LeaseSeen, allocation: &Allocation) -> Result<(), kube::Error> {
     let (kind, namespace, name) = object_name(lease);
-    let resource = match kind {
-        LeaseKind::Vram => ApiResource::erase::<VramLease>(&()),
-        LeaseKind::Ram => ApiResource::erase::<RamLease>(&()),
-    };
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.resource());
     let patch = json!({
         "apiVersion": "memboss.dev/v1alpha1",
         "kind": kind.name(),

@@ -1,10 +1,10 @@
-//! Host memory from `/proc/meminfo`, and the part of it that can be leased. The full report of RAM comes with the RAM leases.
+//! Host memory from `/proc/meminfo`, and the part of it that can be leased. Who uses it and what may be cleaned is told by `memboss-ram`.
 
 use std::path::Path;
 
 use memboss_core::Mib;
 
-use super::{Unreadable, read};
+use super::{Unreadable, kib, read};
 
 /// Host memory now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,11 +30,7 @@ pub fn observe(path: &Path) -> Result<Ram, Unreadable> {
 }
 
 fn parse(text: &str) -> Option<Ram> {
-    let line = |name: &str| {
-        let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
-        let kib: u64 = rest.trim().trim_end_matches("kB").trim_end().parse().ok()?;
-        Some(Mib::from_bytes_floor(kib.saturating_mul(1024)))
-    };
+    let line = |name: &str| Some(Mib::from_bytes_floor(kib(text, name)?.saturating_mul(1024)));
     Some(Ram { total: line("MemTotal:")?, available: line("MemAvailable:")? })
 }
 

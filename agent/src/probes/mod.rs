@@ -34,6 +34,12 @@ pub enum Unreadable {
     },
 }
 
+/// The figure of that line of a file of the kernel (`MemTotal:   16 kB`), in KiB.
+pub(crate) fn kib(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.trim().trim_end_matches("kB").trim_end().parse().ok()
+}
+
 /// Reads a small file of the node.
 pub(crate) fn read(path: &std::path::Path) -> Result<String, Unreadable> {
     std::fs::read_to_string(path).map_err(|source| Unreadable::File { path: path.to_owned(), source })

@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::processes::{Process, has_ended, process};
+use super::processes::{Process, lives};
 use crate::node::Input;
 use crate::node::clients::{ClientInput, Push};
 
@@ -86,9 +86,9 @@ enum Found {
 fn find(proc_root: &Path, watched: Process) -> Found {
     let Some(pid) = i32::try_from(watched.pid).ok().and_then(Pid::from_raw) else { return Found::Gone };
     match pidfd_open(pid, PidfdFlags::NONBLOCK) {
-        Ok(_) if has_ended(proc_root, watched) => Found::Gone,
-        Ok(descriptor) => match process(proc_root, watched.pid) {
-            Ok(_) => Found::There(descriptor),
+        Ok(descriptor) => match lives(proc_root, watched) {
+            Ok(true) => Found::There(descriptor),
+            Ok(false) => Found::Gone,
             Err(unreadable) => Found::Unknown(std::io::Error::other(unreadable)),
         },
         Err(rustix::io::Errno::SRCH) => Found::Gone,

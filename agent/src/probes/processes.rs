@@ -5,8 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use memboss_core::Mib;
+use rustix::io::Errno;
 
-use super::{Unreadable, read};
+use super::{Unreadable, kib, read};
 
 /// A pod's UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -148,16 +149,18 @@ pub fn identify(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {
     }
 }
 
-/// Whether that process has surely ended: what cannot be looked at just now may live.
-#[must_use]
-pub fn has_ended(proc_root: &Path, of: Process) -> bool {
+/// Whether that process lives, or has ended and perhaps another one has its pid.
+///
+/// # Errors
+/// When it cannot be looked at just now: that says nothing of it.
+pub fn lives(proc_root: &Path, of: Process) -> Result<bool, Unreadable> {
+    use std::io::ErrorKind::NotFound;
+    let ended =
+        |source: &std::io::Error| source.kind() == NotFound || Errno::from_io_error(source) == Some(Errno::SRCH);
     match process(proc_root, of.pid) {
-        Ok(there) => there != of,
-        Err(Unreadable::File { source, .. }) => {
-            source.kind() == std::io::ErrorKind::NotFound
-                || rustix::io::Errno::from_io_error(&source) == Some(rustix::io::Errno::SRCH)
-        }
-        Err(_) => false,
+        Ok(there) => Ok(there == of),
+        Err(Unreadable::File { source, .. }) if ended(&source) => Ok(false),
+        Err(unreadable) => Err(unreadable),
     }
 }
 
@@ -235,11 +238,7 @@ fn ram_of_family(proc_root: &Path, first: u32, without: BTreeSet<u32>) -> Mib {
 /// The sum of those lines of a file of the kernel, in KiB.
 fn figures(path: &Path, names: &[&str]) -> Option<u64> {
     let text = read(path).ok()?;
-    let one = |name: &&str| {
-        let rest = text.lines().find_map(|line| line.strip_prefix(*name)).unwrap_or_default();
-        rest.trim().trim_end_matches("kB").trim_end().parse::<u64>().unwrap_or_default()
-    };
-    Some(names.iter().map(one).fold(0, u64::saturating_add))
+    Some(names.iter().filter_map(|name| kib(&text, name)).fold(0, u64::saturating_add))
 }
 
 fn owner_of(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {

@@ -18,7 +18,7 @@ use crate::node::admin::{Freed, Scope};
 use crate::node::view::{LeaseSeen, Snapshot};
 use crate::order::State;
 use crate::probes::clock;
-use crate::probes::processes::{Process, has_ended};
+use crate::probes::processes::{Process, lives};
 
 /// No drain is told of more often.
 const PACE: Duration = Duration::from_millis(250);
@@ -79,7 +79,7 @@ fn is_in(seen: &LeaseSeen, scope: &Scope) -> bool {
 /// The processes of leases that are there no more.
 pub(super) fn gone(snapshot: &Snapshot, proc_root: &Path) -> BTreeSet<Process> {
     let holders = snapshot.leases.values().filter_map(|seen| seen.whose.as_ref()?.process);
-    holders.filter(|holder| has_ended(proc_root, *holder)).collect()
+    holders.filter(|holder| matches!(lives(proc_root, *holder), Ok(false))).collect()
 }
 
 /// What was ended, as it was before.

@@ -106,12 +106,15 @@ impl Node {
     pub(in crate::node) fn is_given_up(&self, lease: &LeaseId) -> bool {
         let Some(view) = self.engine.lease(lease) else { return false };
         let gpus = view.placement.map(|placement| placement.gpus).unwrap_or_default();
+        let client = self.clients.known.get(lease);
+        let given_back = client.is_some_and(|client| client.given_back);
+        if gpus.is_empty() {
+            let exited = matches!(view.phase, Phase::Stopping { reason: EndReason::Exited });
+            return given_back || exited || client.is_some_and(|client| client.gone);
+        }
         let looked = self.stopping_since.get(lease).is_some_and(|since| *since <= self.look_began);
         let read = gpus.iter().all(|share| self.gpus.get(&share.uuid).is_some_and(|gpu| gpu.present.is_some()));
-        let given_back = self.clients.known.get(lease).is_some_and(|client| client.given_back);
         let unused = || self.used_by(lease).iter().all(|used| used.is_zero());
-        let exited = matches!(view.phase, Phase::Stopping { reason: EndReason::Exited });
-        let gone = exited || self.clients.known.get(lease).is_some_and(|client| client.gone);
-        (gpus.is_empty() && (given_back || gone)) || (!gpus.is_empty() && looked && read && (given_back || unused()))
+        looked && read && (given_back || unused())
     }
 }
