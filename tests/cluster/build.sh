@@ -93,11 +93,12 @@ build_programs() {
 mkdir -p "$BIN"
 exec 9>"$PROGRAMS/lock"
 flock -n 9 || { say "another build is running: waiting for it"; flock 9; }
+# A cache may have come to a machine that lacks them: what was built is not all that a cluster needs.
+install_packages
 if [ -z "$(missing_programs)" ] && [ -e "$IMAGES/complete" ]; then
   say "nothing to build: $PROGRAMS"
   exit 0
 fi
-install_packages
 build_programs
 [ -e "$IMAGES/complete" ] || "$BED/images.sh" "$IMAGES"
 say "built: $PROGRAMS"
