@@ -16,6 +16,8 @@ use memboss_platform::shutdown::Shutdown;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::patience::answered;
+
 /// The Lease's name.
 const NAME: &str = "memboss-operator";
 /// The annotation that counts acquisitions.
@@ -79,10 +81,10 @@ pub async fn lead(client: &Client, namespace: &str, me: &str, shutdown: &Shutdow
     let api = Api::<Lease>::namespaced(client.clone(), namespace);
     let mut observed = Observed::default();
     loop {
-        match attempt(client, &api, me, &mut observed).await {
+        match answered("the Lease", attempt(client, &api, me, &mut observed)).await {
             Ok(Some(held)) => {
                 let number = epoch_of(&held);
-                let incarnation = incarnation(client, namespace).await?;
+                let incarnation = answered("the incarnation", incarnation(client, namespace)).await?;
                 info!(number, incarnation, "this process leads");
                 let kept = tokio::spawn(keep(api, held, shutdown.clone()));
                 return Ok(Some(Leadership { epoch: Epoch { incarnation, number }, kept }));

@@ -13,6 +13,7 @@ pub mod eligibility;
 pub mod heartbeats;
 pub mod leases;
 pub mod metrics;
+pub mod patience;
 pub mod picture;
 pub mod placeholders;
 pub mod plan;

@@ -30,10 +30,13 @@ use crate::admit::{KnownGpu, MAX_CLASS, Surroundings, admit};
 use crate::certs::{self, Identity};
 use crate::credentials::Issuer;
 use crate::metrics::Figures;
+use crate::patience::answered;
 use crate::watch::readable;
 
 /// How often the certificate is looked at.
 const LOOK: Duration = Duration::from_secs(10);
+/// Time to the next look after one that failed.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -103,7 +106,8 @@ pub struct Place {
 /// # Errors
 /// When it cannot get a certificate, or not listen.
 pub async fn serve(client: Client, place: Place, desk: Desk, ready: Condition, shutdown: Shutdown) -> Result<()> {
-    let identity = certs::current(&client, &place.namespace, &place.service).await?;
+    let asked = certs::current(&client, &place.namespace, &place.service);
+    let identity = answered("the webhook's certificate", asked).await?;
     let tls = RustlsConfig::from_pem(identity.certificate.clone().into_bytes(), identity.key.clone().into_bytes())
         .await
         .context("failed to use the webhook's certificate")?;
@@ -138,11 +142,18 @@ async fn renew(
     ready: Condition,
 ) {
     loop {
-        match refresh(&client, &namespace, &service, &tls, &mut used).await {
-            Ok(()) => ready.ready(),
-            Err(error) => warn!(error = &*error, "the webhook's certificate stays as it is for now"),
-        }
-        tokio::time::sleep(LOOK).await;
+        let asked = refresh(&client, &namespace, &service, &tls, &mut used);
+        let again = match answered("the webhook's certificate", asked).await {
+            Ok(()) => {
+                ready.ready();
+                LOOK
+            }
+            Err(error) => {
+                warn!(error = &*error, "the webhook's certificate stays as it is for now");
+                RETRY
+            }
+        };
+        tokio::time::sleep(again).await;
     }
 }
 

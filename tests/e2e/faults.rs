@@ -143,8 +143,10 @@ async fn installed_again(bed: &Bed) -> Result<()> {
     let api = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(bed.client.clone(), SYSTEM);
     wait::until("memboss is ready again", 120, || async {
         let all = api.list(&kube::api::ListParams::default()).await?.items;
-        let ready = all.iter().filter(|pod| pods::phase(pod) != "Succeeded").all(pods::is_running);
-        Ok((!all.is_empty() && ready).then_some(()))
+        let away = |pod: &&_| pods::phase(pod) != "Succeeded" && !pods::is_running(pod);
+        let away: Vec<_> = all.iter().filter(away).map(pods::in_words).collect();
+        ensure!(away.is_empty(), "{}", away.join("; "));
+        Ok((!all.is_empty()).then_some(()))
     })
     .await
 }

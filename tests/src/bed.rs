@@ -100,10 +100,13 @@ impl Bed {
         let bed = Self::connect().await?;
         let namespace = bed.namespace(prefix).await?;
         let outcome = test(&bed, &namespace).await;
-        if outcome.is_err() {
-            // What it looked like is worth more than the error's words.
-            for what in ["pods,vramleases", "events"] {
-                let args = ["kubectl", "-n", &namespace, "get", what, "-o", "wide"];
+        if let Err(error) = &outcome {
+            // First of all, and then what it looked like: a log that is cut short still says why.
+            println!("{error:#}");
+            for (namespace, what) in
+                [(namespace.as_str(), "pods,vramleases"), (&namespace, "events"), (SYSTEM, "pods,events")]
+            {
+                let args = ["kubectl", "-n", namespace, "get", what, "-o", "wide"];
                 println!("{}", bed.script("k.sh", &args).unwrap_or_else(|error| format!("{error:#}")));
             }
         }

@@ -151,6 +151,23 @@ pub fn phase(pod: &Pod) -> String {
     pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default()
 }
 
+/// Its name, phase and what each container is at: for the message of a test that waited in vain.
+#[must_use]
+pub fn in_words(pod: &Pod) -> String {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let containers: Vec<_> = statuses
+        .iter()
+        .map(|c| {
+            format!(
+                "{} (ready: {}, restarts: {}) {:?}, before: {:?}",
+                c.name, c.ready, c.restart_count, c.state, c.last_state
+            )
+        })
+        .collect();
+    format!("{name} is {}: {}", phase(pod), containers.join(", "))
+}
+
 /// Waits until it runs.
 ///
 /// # Errors
