@@ -9,14 +9,14 @@ use tokio::task::JoinSet;
 use crate::agent::{Agent, Client, acquire, ram, release};
 use crate::table::{Goal, Samples, Table};
 
-const TIMES: usize = 1_000;
+const TIMES: usize = 200;
 /// So many requests are on their way at once while the crowd comes.
 const AT_ONCE: usize = 32;
 /// They live by that, not by a stream.
 const LIVES_MS: u64 = 3_600_000;
 
 /// The waiters ask for all RAM, of which a part is held; beside them somebody urgent takes and gives back what is left.
-pub(crate) async fn measure(agent: &Agent, table: &mut Table) -> Result<()> {
+pub(crate) async fn measure(agent: &Agent, table: &Table) -> Result<()> {
     let mut client = agent.client().await?;
     let _held = acquire(&mut client, ram(10 * 1024)).await?;
     let mut medians = Vec::new();

@@ -14,7 +14,7 @@ const MOST_RAM: u64 = 40 * 1024;
 const MOST_VRAM: u64 = 20 * 1024;
 
 /// From the release of a lease to the grant of the one that waits for it, as its client hears it.
-pub(crate) async fn next_grant(agent: &Agent, table: &mut Table) -> Result<()> {
+pub(crate) async fn next_grant(agent: &Agent, table: &Table) -> Result<()> {
     let (mut one, mut other) = (agent.client().await?, agent.client().await?);
     // The other GPU is taken.
     let _beside = acquire(&mut one, vram(MOST_VRAM)).await?;
@@ -28,8 +28,9 @@ pub(crate) async fn next_grant(agent: &Agent, table: &mut Table) -> Result<()> {
             let waiting = other.acquire(request.clone()).await?.into_inner();
             let waiting = until(waiting, Phase::Waiting).await?;
             let begun = Instant::now();
-            let (released, granted) =
-                tokio::join!(release(&mut one, held), async { (until(waiting.events, Phase::Active).await, begun.elapsed()) });
+            let (released, granted) = tokio::join!(release(&mut one, held), async {
+                (until(waiting.events, Phase::Active).await, begun.elapsed())
+            });
             released?;
             let (granted, after) = granted;
             taken.push(after);
@@ -41,7 +42,7 @@ pub(crate) async fn next_grant(agent: &Agent, table: &mut Table) -> Result<()> {
 }
 
 /// From the request of a higher class to the notice that its victim hears.
-pub(crate) async fn notice(agent: &Agent, table: &mut Table) -> Result<()> {
+pub(crate) async fn notice(agent: &Agent, table: &Table) -> Result<()> {
     let (mut low, mut high) = (agent.client().await?, agent.client().await?);
     let mut taken = Samples::default();
     for _ in 0..TIMES {
@@ -49,7 +50,8 @@ pub(crate) async fn notice(agent: &Agent, table: &mut Table) -> Result<()> {
         let victim = acquire(&mut low, class("batch")).await?;
         let begun = Instant::now();
         let urgent = high.acquire(class("urgent"));
-        let (urgent, told) = tokio::join!(urgent, async { (until(victim.events, Phase::Revoking).await, begun.elapsed()) });
+        let (urgent, told) =
+            tokio::join!(urgent, async { (until(victim.events, Phase::Revoking).await, begun.elapsed()) });
         let (victim, after) = told;
         taken.push(after);
         release(&mut low, victim?).await?;

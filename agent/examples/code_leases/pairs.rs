@@ -17,12 +17,11 @@ const SPAN: Duration = Duration::from_secs(4);
 /// Of 48 GiB, so that 16 of them have it at once.
 const SHARE: u64 = 3 * 1024;
 
-/// The name of the figure that others are compared with.
-pub(crate) const ALONE: &str = "Rust, acquire and release, alone";
-pub(crate) const CONTENDED: &str = "Rust, 64 clients contend for RAM";
+const ALONE: &str = "Rust, acquire and release, alone";
+const CONTENDED: &str = "Rust, 64 clients contend for RAM";
 
 /// One client, and nobody beside it.
-pub(crate) async fn uncontended(agent: &Agent, table: &mut Table) -> Result<()> {
+pub(crate) async fn uncontended(agent: &Agent, table: &Table) -> Result<()> {
     let mut client = agent.client().await?;
     let (mut taken, mut given, mut both) = (Samples::default(), Samples::default(), Samples::default());
     for turn in 0..WARM + PAIRS {
@@ -51,7 +50,7 @@ pub(crate) async fn uncontended(agent: &Agent, table: &mut Table) -> Result<()> 
 }
 
 /// Each with a connection of its own.
-pub(crate) async fn contended(agent: &Agent, table: &mut Table) -> Result<()> {
+pub(crate) async fn contended(agent: &Agent, table: &Table) -> Result<()> {
     for (what, request, goals) in [
         (CONTENDED, ram(SHARE), Some((Goal::AtLeast(20_000.0), Goal::AtMost(5.0)))),
         ("Rust, 64 clients contend for two GPUs", vram(3 * 1024), None),
@@ -74,7 +73,11 @@ pub(crate) async fn contended(agent: &Agent, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-async fn contend(mut client: Client, request: memboss_agent_api::v1::AcquireRequest, until: Instant) -> Result<Samples> {
+async fn contend(
+    mut client: Client,
+    request: memboss_agent_api::v1::AcquireRequest,
+    until: Instant,
+) -> Result<Samples> {
     let mut taken = Samples::default();
     while Instant::now() < until {
         let begun = Instant::now();

@@ -52,16 +52,12 @@ impl Goal {
 
 /// What was measured, line by line.
 #[derive(Debug, Default)]
-pub(crate) struct Table {
-    ratios: Vec<(String, f64)>,
-    known: Vec<(String, f64)>,
-}
+pub(crate) struct Table;
 
 impl Table {
     /// A line of times in milliseconds, with goals for the median and for what 99 of 100 stay below.
-    pub(crate) fn times(&mut self, what: &str, samples: &Samples, p50: Option<Goal>, p99: Option<Goal>) {
+    pub(crate) fn times(&self, what: &str, samples: &Samples, p50: Option<Goal>, p99: Option<Goal>) {
         let (median, worst, most) = (samples.percentile(50), samples.percentile(99), samples.percentile(100));
-        self.known.push((what.to_owned(), median));
         let n = samples.len();
         println!("{what:<54} p50 {median:>8.3} ms  p99 {worst:>8.3} ms  max {most:>8.2} ms  n {n}");
         for (name, goal, value) in [("p50", p50, median), ("p99", p99, worst)] {
@@ -72,26 +68,8 @@ impl Table {
     }
 
     /// A line with one figure.
-    pub(crate) fn figure(&mut self, what: &str, value: f64, unit: &str, goal: Option<Goal>) {
-        self.known.push((what.to_owned(), value));
+    pub(crate) fn figure(&self, what: &str, value: f64, unit: &str, goal: Option<Goal>) {
         let goal = goal.map(|goal| format!("   {}", goal.verdict(value))).unwrap_or_default();
         println!("{what:<54} {value:>12.2} {unit}{goal}");
-    }
-
-    /// A figure that was measured before.
-    pub(crate) fn known(&self, what: &str) -> Option<f64> {
-        self.known.iter().find(|(name, _)| name == what).map(|(_, value)| *value)
-    }
-
-    /// How much better than another.
-    pub(crate) fn ratio(&mut self, what: impl Into<String>, ratio: f64) {
-        self.ratios.push((what.into(), ratio));
-    }
-
-    /// The comparison, at the end.
-    pub(crate) fn print(&self) {
-        for (what, ratio) in &self.ratios {
-            println!("  -> {what}: {ratio:.1} times");
-        }
     }
 }
