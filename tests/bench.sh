@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures memboss and prints the figures: the rules alone, then a whole cluster on a test bed. It asserts nothing: a goal is printed beside its figure.
-#   tests/bench.sh [PART…]       PART: idle starts crowd admissions release (all of them without)
+# Measures memboss and prints the figures: the rules alone, leases in code on an agent alone, then a whole cluster on a test bed. It asserts nothing: a goal is printed beside its figure.
+#   tests/bench.sh [PART…]       PART: leases idle starts crowd admissions release (all of them without); leases alone needs no cluster
 # BED=name uses the bed of that name if it runs already, and leaves it running; otherwise a bed is started, and ended whatever came of it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -20,6 +20,26 @@ built() {
   [ -n "$program" ] || { echo "error: it did not build: cargo build --release --workspace $*" >&2; return 1; }
   echo "$program"
 }
+
+# in_code: leases in code, on an agent alone with simulated GPUs.
+in_code() {
+  echo "== leases in code"
+  cargo build --locked --release --manifest-path "$root/Cargo.toml" --workspace --quiet
+  local measure
+  measure=$(built --example code_leases)
+  "$measure"
+}
+
+if [ "$*" = leases ]; then
+  in_code
+  exit
+fi
+parts=()
+for part in "$@"; do
+  if [ "$part" = leases ]; then in_code; else parts+=("$part"); fi
+done
+set -- "${parts[@]}"
+[ $# -gt 0 ] || in_code
 
 echo "== the rules alone"
 rules=$(built --example decisions)

@@ -32,6 +32,11 @@ impl Engine {
             };
         }
         ensure(timers == self.timers, || "the timers are not those of the phases".to_owned())?;
+        let in_phase = |is: fn(&Phase) -> bool| self.all_leases().filter(move |(_, l)| is(&l.phase)).map(|(ix, _)| ix);
+        let stopping: BTreeSet<LeaseIx> = in_phase(|phase| matches!(phase, Phase::Stopping { .. })).collect();
+        ensure(stopping == self.stopping, || "others are listed as stopping than those who are".to_owned())?;
+        let active = in_phase(|phase| matches!(phase, Phase::Active { .. })).count();
+        ensure(active == self.active, || format!("{active} are active, {} are counted", self.active))?;
         ensure(queued == self.queue.len(), || "the queue holds others than those who wait".to_owned())?;
         let on_pools: usize = self.ledger.pools().map(|(_, pool)| pool.charges.len()).sum();
         ensure(on_pools == charges, || format!("{on_pools} charges on pools, {charges} of leases"))?;

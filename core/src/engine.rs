@@ -96,6 +96,10 @@ pub struct Engine {
     pub(crate) timers: BTreeSet<(Moment, LeaseIx)>,
     /// When protected victims are worth another look.
     pub(crate) retry_at: Option<Moment>,
+    /// Those whose holders are being ended.
+    pub(crate) stopping: BTreeSet<LeaseIx>,
+    /// How many are held and undisturbed.
+    pub(crate) active: usize,
     /// Decisions made between two calls of `decide`.
     pub(crate) pending: Vec<Decision>,
     token: Token,
@@ -117,6 +121,8 @@ impl Engine {
             claimants: BTreeSet::new(),
             timers: BTreeSet::new(),
             retry_at: None,
+            stopping: BTreeSet::new(),
+            active: 0,
             pending: Vec::new(),
             token: last,
             arrivals: 0,
@@ -376,6 +382,12 @@ impl Engine {
 
     pub(crate) fn all_leases(&self) -> impl Iterator<Item = (LeaseIx, &Lease)> {
         self.leases.iter().enumerate().filter_map(|(ix, lease)| Some((LeaseIx::try_from(ix).ok()?, lease.as_ref()?)))
+    }
+
+    /// How many leases there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.by_id.len()
     }
 
     pub(crate) fn id_of(&self, ix: LeaseIx) -> LeaseId {

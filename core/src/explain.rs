@@ -8,7 +8,7 @@ use crate::place::Asker;
 use crate::pool::{LeaseIx, PoolKind};
 use crate::refuse::{Closed, Refused, Waiting};
 use crate::request::{Placement, Request};
-use crate::state::{Phase, Token};
+use crate::state::{EndReason, Phase, Token};
 use crate::units::{Mib, Moment};
 use crate::victims::NoPlan;
 
@@ -113,15 +113,33 @@ impl Engine {
     /// of those that came together.
     #[must_use]
     pub fn records(&self) -> Vec<LeaseRecord> {
-        let record = |lease: &Lease| LeaseRecord {
+        let mut leases: Vec<_> = self.all_leases().map(|(_, lease)| lease).collect();
+        leases.sort_by_key(|lease| lease.order.arrival());
+        leases.into_iter().map(|lease| self.record_of(lease)).collect()
+    }
+
+    fn record_of(&self, lease: &Lease) -> LeaseRecord {
+        LeaseRecord {
             request: (*lease.request).clone(),
             phase: lease.phase.clone(),
             placement: lease.spots.as_ref().and_then(|spots| self.ledger.placement(spots)),
             token: lease.token,
-        };
-        let mut leases: Vec<_> = self.all_leases().map(|(_, lease)| lease).collect();
-        leases.sort_by_key(|lease| lease.order.arrival());
-        leases.into_iter().map(record).collect()
+        }
+    }
+
+    /// Those whose holders are being ended, with why.
+    pub fn stopping(&self) -> impl Iterator<Item = (&LeaseId, EndReason)> {
+        self.stopping.iter().filter_map(|ix| {
+            let lease = self.lease_at(*ix)?;
+            let Phase::Stopping { reason } = &lease.phase else { return None };
+            Some((&lease.request.id, *reason))
+        })
+    }
+
+    /// Whether every lease is held and undisturbed.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.active == self.count()
     }
 
     /// The request of a lease.
@@ -142,7 +160,7 @@ impl Engine {
         self.queue.in_order().into_iter().map(|(_, ix)| self.id_of(ix)).collect()
     }
 
-    /// A waiter's place, from 1.
+    /// A waiter's place, from 1. The nearer it is to one end of its line, the sooner it is known.
     ///
     /// # Errors
     /// When there is no such lease, or it does not wait.

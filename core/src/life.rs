@@ -316,7 +316,7 @@ impl Engine {
         Ok(ids)
     }
 
-    /// The one door through which a phase changes: timers follow it.
+    /// The one door through which a phase changes: timers and the lists of who is where follow it.
     pub(crate) fn set_phase(&mut self, ix: LeaseIx, phase: Phase) {
         let due = |phase: &Phase| match phase {
             Phase::Reserved { until } => Some(*until),
@@ -326,7 +326,15 @@ impl Engine {
         let Some(lease) = self.lease_at_mut(ix) else { return };
         let before = due(&lease.phase);
         let after = due(&phase);
+        let was_active = matches!(lease.phase, Phase::Active { .. });
+        let (is_active, is_stopping) = (matches!(phase, Phase::Active { .. }), matches!(phase, Phase::Stopping { .. }));
         lease.phase = phase;
+        self.active = self.active + usize::from(is_active) - usize::from(was_active);
+        if is_stopping {
+            self.stopping.insert(ix);
+        } else {
+            self.stopping.remove(&ix);
+        }
         if let Some(before) = before {
             self.timers.remove(&(before, ix));
         }

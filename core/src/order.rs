@@ -70,6 +70,21 @@ pub(crate) struct Line {
     pub(crate) largest: Option<(u64, Mib, bool)>,
 }
 
+/// How many stand before that place: counted from both ends at once, so that whoever comes last is found as soon as who is first.
+fn before(waiting: &BTreeSet<(OrderKey, LeaseIx)>, at: (OrderKey, LeaseIx)) -> usize {
+    let (mut earlier, mut later) = (waiting.range(..at), waiting.range(at..));
+    let mut count = 0;
+    loop {
+        if earlier.next().is_none() {
+            return count;
+        }
+        if later.next().is_none() {
+            return waiting.len() - count;
+        }
+        count += 1;
+    }
+}
+
 /// The waiters, line by line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Queue {
@@ -159,7 +174,7 @@ impl Queue {
 
     /// How many stand before that key.
     pub(crate) fn ahead_of(&self, key: OrderKey) -> usize {
-        self.lines.values().map(|(_, line)| line.waiting.range(..(key, 0)).count()).sum()
+        self.lines.values().map(|(_, line)| before(&line.waiting, (key, 0))).sum()
     }
 
     /// Compares the count, the heads and the keys with the lines.

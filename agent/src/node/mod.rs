@@ -371,7 +371,7 @@ impl Node {
     /// Whether something is on its way, so that looking more often is worth it.
     #[must_use]
     pub fn is_in_transition(&self) -> bool {
-        let moving = self.engine.leases().iter().any(|lease| !matches!(lease.phase, Phase::Active { .. }));
+        let moving = !self.engine.is_at_rest();
         let leaving = self.pods.values().any(|pod| {
             pod.state != PodState::Live && self.holders.values().any(|holder| holder.subject.pod == pod.uid)
         });

@@ -107,10 +107,7 @@ impl Node {
 
     /// Ends every lease that is stopping and whose memory the last look showed free.
     pub(super) fn end_what_is_free(&mut self) {
-        let stopping = self.engine.leases().into_iter().filter_map(|lease| match lease.phase {
-            Phase::Stopping { reason } => Some((lease.id, reason)),
-            _ => None,
-        });
+        let stopping = self.engine.stopping().map(|(lease, reason)| (lease.clone(), reason));
         let free: Vec<_> = stopping.filter(|(lease, _)| self.is_seen_free(lease)).collect();
         for (lease, reason) in free {
             // A process that gave it back goes on, and may still use a part.

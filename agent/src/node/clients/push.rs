@@ -1,6 +1,6 @@
 //! Ends processes whose leases are stopping: first they are asked, and after a while ended. It only says whom; `probes/pidfd.rs` does it.
 
-use memboss_core::{EndReason, Moment, Phase};
+use memboss_core::{EndReason, Moment};
 
 use crate::node::Node;
 use crate::probes::processes::Process;
@@ -18,9 +18,9 @@ impl Node {
     /// Pushes the processes whose leases are stopping and needed: first asked, and after a while ended.
     pub(in crate::node) fn push_processes(&mut self, now: Moment) {
         let mut pushes = Vec::new();
-        for (lease, client) in &self.clients.known {
-            let Some(Phase::Stopping { reason }) = self.engine.phase(lease) else { continue };
-            if client.given_back || *reason == EndReason::Exited {
+        for (lease, reason) in self.engine.stopping() {
+            let Some(client) = self.clients.known.get(lease) else { continue };
+            if client.given_back || reason == EndReason::Exited {
                 continue;
             }
             let since = self.stopping_since.get(lease).copied().unwrap_or(now);
