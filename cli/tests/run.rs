@@ -14,6 +14,12 @@ const SAVES: [&str; 3] = ["sh", "-c", "trap 'echo saved; exit 5' TERM; echo ther
 /// One that does not go.
 const STUBBORN: [&str; 3] = ["sh", "-c", "trap 'echo no' TERM; echo there; while :; do sleep 0.05; done"];
 
+/// In a session of their own: one that does not go, and one that does.
+const APART_STUBBORN: &str =
+    "setsid sh -c \"trap '' TERM; echo apart \\$\\$; exec >/dev/null 2>&1; while :; do sleep 0.05; done\"";
+const APART_SAVES: &str =
+    "setsid sh -c \"trap 'echo apart: saved; exit' TERM; echo apart \\$\\$; while :; do sleep 0.05; done\"";
+
 fn with<'a>(arguments: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
     [&["run"], arguments, &["--"], command].concat()
 }
@@ -140,6 +146,77 @@ fn what_a_command_leaves_behind_ends_with_its_lease() {
     let left: i32 = leaves.says("left").rsplit_once(' ').unwrap().1.parse().unwrap();
     assert_eq!(leaves.ends().0, 0);
     until("it is gone", || (!lives(left)).then_some(()));
+}
+
+#[test]
+fn what_left_the_commands_process_group_ends_with_it_too() {
+    let bed = Bed::new(1);
+    let asked = ["--vram", "1Gi", "--kill-after", "300ms", "--name", "job"];
+    // It outlives its parent, does not go, and is found all the same; the exit code is the command's.
+    let told = bed.path().join("told");
+    let leaves = format!("({APART_STUBBORN} &); until [ -e {} ]; do sleep 0.05; done; exit 3", told.display());
+    let mut command = bed.start(&with(&asked, &["sh", "-c", &leaves]));
+    let apart: i32 = command.says("apart").rsplit_once(' ').unwrap().1.parse().unwrap();
+    std::fs::write(&told, "").unwrap();
+    command.says("what the command left behind did not go");
+    assert_eq!(command.ends().0, 3);
+    assert!(!lives(apart));
+
+    // When its lease is over, all of it is asked, and then killed.
+    let both = format!("{APART_SAVES} & {}", STUBBORN[2]);
+    let mut command = bed.start(&with(&asked, &["sh", "-c", &both]));
+    let apart: i32 = command.says("apart").rsplit_once(' ').unwrap().1.parse().unwrap();
+    command.says("there");
+    assert_eq!(bed.ask(&["lease", "release", "--yes", &Bed::mine("job")]).code, 0);
+    command.says("apart: saved");
+    assert_eq!(command.ends().0, 128 + 9);
+    assert!(!lives(apart));
+
+    // And when `run` itself is killed.
+    let both = format!("{APART_STUBBORN} & {}", STUBBORN[2]);
+    let mut command = bed.start(&with(&asked, &["sh", "-c", &both]));
+    let apart: i32 = command.says("apart").rsplit_once(' ').unwrap().1.parse().unwrap();
+    command.says("there");
+    command.signal(Signal::SIGKILL);
+    until("what left the group is gone too", || (!lives(apart)).then_some(()));
+}
+
+#[test]
+fn what_was_ignored_from_the_beginning_stays_so_for_the_command_too() {
+    let bed = Bed::new(1);
+    let command = "trap 'echo heard' USR1; echo there; while :; do sleep 0.05; done";
+    let run = "trap '' HUP; exec \"$0\" run --vram 1Gi -- sh -c \"$1\"";
+    let mut nohup = bed::Running::start(&mut bed.program("sh", &["-c", run, bed::MEMBOSS, command]));
+    nohup.says("there");
+    nohup.signal(Signal::SIGHUP);
+    nohup.signal(Signal::SIGUSR1);
+    nohup.says("heard");
+    let pid = child_of(nohup.pid(), "sh");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGHUP).unwrap();
+    nohup.signal(Signal::SIGUSR1);
+    nohup.says("heard");
+    nohup.signal(Signal::SIGTERM);
+    assert_eq!(nohup.ends().0, 128 + 15);
+}
+
+#[test]
+fn after_a_notice_was_withdrawn_a_signal_is_passed_on_like_any_other() {
+    let bed = Bed::new(1);
+    let command = "trap 'echo notice' USR1; trap 'echo asked' TERM; echo there; while :; do sleep 0.05; done";
+    let asked = ["--vram", "20Gi", "--class", "batch", "--protection", "1ms", "--notice", "5m"];
+    let mut holder = bed.start(&with(&[&asked[..], &["--notice-signal", "USR1"]].concat(), &["sh", "-c", command]));
+    holder.says("there");
+    let urgent = bed.start(&with(&["--vram", "20Gi", "--class", "urgent"], &["echo", "never"]));
+    holder.says("has to go within");
+    holder.says("notice");
+    urgent.signal(Signal::SIGINT);
+    assert_eq!(urgent.ends().0, 128 + 2);
+    holder.says("the notice is withdrawn");
+    // Whoever is asked because its time is up is asked once.
+    for _ in 0..2 {
+        holder.signal(Signal::SIGTERM);
+        holder.says("asked");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! The command that `memboss run` runs: started in a process group of its own, with the terminal if there is one, and looked after until it ends.
-//! It knows nothing of leases.
+//! The command that `memboss run` runs: started in a process group of its own, with the terminal if there is one, and looked after until it and all that
+//! descends from it have ended, also what left its process group. It knows nothing of leases.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal as _, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -8,10 +9,12 @@ use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpgrp, getpid, tcgetpgrp, tcsetpgrp};
 
+use super::family::{self, Member};
 use super::guard;
 use crate::exit::Failure;
 
@@ -23,6 +26,9 @@ pub(super) struct Child {
     group: Pid,
     to_guard: ChildStdin,
     terminal: Terminal,
+    ended: Option<Ended>,
+    /// It is killed, and whoever of its family is found from now on too.
+    killed: bool,
 }
 
 /// Who may read the terminal.
@@ -41,9 +47,22 @@ pub(super) struct Ended {
     pub(super) code: u8,
 }
 
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// It goes on.
+    Runs,
+    /// It has ended, and has left some behind, who were asked to end.
+    Left,
+    /// It has ended, and so has all that descended from it.
+    Gone(Ended),
+}
+
 impl Child {
     /// Starts it, guarded.
     pub(super) fn start(command: &[OsString], env: &[(&str, String)], kill_after: Duration) -> Result<Self> {
+        // What the command leaves behind becomes a child of this process, so that it is found wherever it has gone.
+        set_child_subreaper(true).context("failed to take charge of what the command starts")?;
         let (group, to_guard) = start_guard(kill_after)?;
         let [program, arguments @ ..] = command else {
             return Err(Failure::Usage("no command was given: put it after --".to_owned()).into());
@@ -61,7 +80,8 @@ impl Child {
             }
         })?;
         let pid = Pid::from_raw(i32::try_from(process.id()).context("its pid is no pid")?);
-        let mut child = Self { process, pid, group, to_guard, terminal: Terminal::Kept };
+        let terminal = Terminal::Kept;
+        let mut child = Self { process, pid, group, to_guard, terminal, ended: None, killed: false };
         if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
             child.give_terminal();
         }
@@ -73,32 +93,66 @@ impl Child {
         let _ = killpg(self.group, signal);
     }
 
-    /// Asks it to end because its time is up.
+    /// Asks it to end because its time is up, and all that descends from it.
     pub(super) fn ask_to_end(&mut self) {
         // A guard that is gone cannot be told; there is nothing better to do.
         drop(self.to_guard.write_all(&[guard::ASKED]));
-        self.signal(Signal::SIGTERM);
-        self.signal(Signal::SIGCONT);
+        self.ask_family();
     }
 
-    /// Kills it and all of its group; the guard, which is one of them, too.
-    pub(super) fn kill(&self) {
+    /// Kills it and all that descends from it; the guard, which is one of its group, too.
+    pub(super) fn kill(&mut self) {
+        self.killed = true;
         self.signal(Signal::SIGKILL);
+        self.family().iter().for_each(|member| member.send(Signal::SIGKILL));
     }
 
     /// Looks what became of it since it was last looked at.
-    pub(super) fn look(&mut self) -> Result<Option<Ended>> {
-        if let Some(status) = self.process.try_wait().context("failed to look after the command")? {
+    pub(super) fn look(&mut self) -> Result<Looked> {
+        if self.ended.is_none() {
+            let Some(status) = self.process.try_wait().context("failed to look after the command")? else {
+                self.look_for_stop();
+                return Ok(Looked::Runs);
+            };
+            self.ended = Some(Ended { code: code(status) });
             self.take_terminal();
-            // Those that it left behind have no lease from now on. The guard sees to it that they go.
-            self.signal(Signal::SIGTERM);
-            return Ok(Some(Ended { code: code(status) }));
+            // Those that it left behind have no command to serve from now on.
+            self.ask_family();
         }
+        let left = self.family();
+        if self.killed {
+            left.iter().for_each(|member| member.send(Signal::SIGKILL));
+        }
+        match self.ended {
+            Some(ended) if left.is_empty() => Ok(Looked::Gone(ended)),
+            _ => Ok(Looked::Left),
+        }
+    }
+
+    fn ask_family(&self) {
+        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+            self.signal(signal);
+            let beside = self.family().into_iter().filter(|member| member.group != self.group);
+            beside.for_each(|member| member.send(signal));
+        }
+    }
+
+    /// All that descends from this process, but for the guard and what has ended; of what has ended and is a child of this process note is taken.
+    fn family(&self) -> Vec<Member> {
+        let own = getpid();
+        let mut found = family::below(&family::everybody(), &BTreeSet::from([own]));
+        for orphan in found.iter().filter(|member| member.ended && member.parent == own && member.pid != self.pid) {
+            let _ = waitpid(orphan.pid, Some(WaitPidFlag::WNOHANG));
+        }
+        found.retain(|member| !member.ended && member.pid != self.group && member.can_be_sent_signals());
+        found
+    }
+
+    fn look_for_stop(&mut self) {
         let stopped = waitid(Id::Pid(self.pid), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG);
         if let Ok(WaitStatus::Stopped(_, signal)) = stopped {
             self.stopped(signal);
         }
-        Ok(None)
     }
 
     /// It stopped. One that wanted the terminal gets it, if it is ours to give; one that was stopped at the terminal takes this process along, so that the shell

@@ -1,6 +1,8 @@
 //! The guard of a command: a small process that leads the command's process group, hears when `memboss run` is gone, however it went, and ends what is left of
-//! the group. Without it a command would go on without a lease when `memboss run` is killed. It knows no agent and no lease.
+//! the group and of those that descend from it. Without it a command would go on without a lease when `memboss run` is killed. It knows no agent and no lease.
+//! What had left the group and lost its parent before that is not found: only `memboss run` itself knows of it.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,8 @@ use clap::Args;
 use nix::sys::prctl::set_name;
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpgrp, getpid};
+
+use super::family::{self, Member};
 
 /// Said when it is there.
 pub(super) const READY: u8 = b'r';
@@ -41,41 +45,35 @@ pub(crate) fn run(asked: Guard) -> Result<()> {
 
 fn end_group(was_asked: bool, patience: Duration) {
     let group = getpgrp();
-    if !others(group) {
+    let mut known = BTreeSet::new();
+    if !others(group, &mut known) {
         return;
     }
     if !was_asked {
-        let _ = killpg(group, Signal::SIGTERM);
         // One that was stopped could not go.
-        let _ = killpg(group, Signal::SIGCONT);
+        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+            let _ = killpg(group, signal);
+            known.iter().filter(|member| member.group != group).for_each(|member| member.send(signal));
+        }
         let begun = Instant::now();
         while begun.elapsed() < patience {
-            if !others(group) {
+            if !others(group, &mut known) {
                 return;
             }
             std::thread::sleep(LOOK);
         }
     }
+    known.iter().for_each(|member| member.send(Signal::SIGKILL));
     // Itself too.
     let _ = killpg(group, Signal::SIGKILL);
 }
 
-/// Whether anybody else is in the group. What ended and was not yet taken note of is nobody. Where that cannot be seen somebody is.
-fn others(group: Pid) -> bool {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return true };
-    let own = getpid();
-    processes.flatten().any(|entry| {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
-        pid.is_some_and(|pid| pid != own.as_raw() && lives_in(pid, group))
-    })
-}
-
-fn lives_in(pid: i32, group: Pid) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    // After the program's name, which may contain anything: its state, its parent, its group.
-    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
-    let mut fields = rest.split_whitespace();
-    let state = fields.next();
-    let its = fields.nth(1).and_then(|field| field.parse::<i32>().ok());
-    its == Some(group.as_raw()) && !matches!(state, Some("Z" | "X"))
+/// Whether anybody else is in the group, or descends from whoever was seen there. What ended and was not yet taken note of is nobody.
+fn others(group: Pid, known: &mut BTreeSet<Member>) -> bool {
+    let (all, own) = (family::everybody(), getpid());
+    known.retain(|member| member.is_there() && member.can_be_sent_signals());
+    known.extend(all.iter().filter(|member| member.group == group && member.pid != own && !member.ended));
+    let first = known.iter().map(|member| member.pid).collect();
+    known.extend(family::below(&all, &first).into_iter().filter(|member| !member.ended));
+    !known.is_empty()
 }

@@ -2,6 +2,7 @@
 //! whose a GPU's use is by who started whom.
 
 mod child;
+mod family;
 pub(crate) mod guard;
 mod hold;
 mod request;
@@ -17,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use self::child::Child;
+use self::child::{Child, Looked};
 use self::hold::News;
 use self::request::NoticeSignal;
 pub(crate) use self::request::Run;
@@ -68,7 +69,7 @@ pub(crate) async fn run(asked: Run, sockets: &Sockets, output: Output) -> Result
     };
     let env = environment(&asked, &lease, sockets);
     let child = Child::start(&asked.command, &env, asked.kill_after)?;
-    Running { asked, child, news, notice: String::new(), over: None, asked_to_end: false, heard: true }
+    Running { asked, child, news, notice: String::new(), over: None, asked_to_end: false, heard: true, left: false }
         .until_ended(&mut signals, lease)
         .await
 }
@@ -117,12 +118,25 @@ async fn dry_run(request: AcquireRequest, sockets: &Sockets, output: Output) -> 
 
 fn listen_to_signals() -> Result<mpsc::Receiver<Signal>> {
     let (heard, signals) = mpsc::channel(16);
-    for kind in HEARD {
+    let ignored = ignored();
+    // Without SIGCHLD the command's end would not be noticed.
+    for kind in HEARD.into_iter().filter(|kind| *kind == Signal::SIGCHLD || !is_in(ignored, *kind)) {
         let mut stream = signal(SignalKind::from_raw(kind as i32)).context("failed to listen to signals")?;
         let heard = heard.clone();
         tokio::spawn(async move { while stream.recv().await.is_some() && heard.send(kind).await.is_ok() {} });
     }
     Ok(signals)
+}
+
+/// The signals that whoever started this process had ignored, such as `nohup` does: they stay so, here and for the command.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+fn is_in(mask: u64, signal: Signal) -> bool {
+    mask >> (signal as i32 - 1) & 1 == 1
 }
 
 /// What came of waiting.
@@ -217,6 +231,8 @@ struct Running {
     asked_to_end: bool,
     /// Whether more can be heard of the lease.
     heard: bool,
+    /// Whether the command has ended and has left some behind.
+    left: bool,
 }
 
 impl Running {
@@ -224,8 +240,14 @@ impl Running {
         self.lease(&lease);
         loop {
             // It may have ended before its end was listened for.
-            if let Some(ended) = self.child.look()? {
-                return Ok(ended.code);
+            match self.child.look()? {
+                Looked::Gone(ended) => return Ok(ended.code),
+                // The lease is held while anybody may still use it.
+                Looked::Left if !self.left => {
+                    self.left = true;
+                    self.over.get_or_insert_with(|| Instant::now() + self.asked.kill_after);
+                }
+                Looked::Left | Looked::Runs => {}
             }
             let over = self.over;
             tokio::select! {
@@ -240,7 +262,8 @@ impl Running {
                     None => self.heard = false,
                 },
                 () = async { sleep_until(over.unwrap_or_else(Instant::now)).await }, if over.is_some() => {
-                    aside("memboss: the command did not go: it is killed");
+                    let who = if self.left { "what the command left behind" } else { "the command" };
+                    aside(&format!("memboss: {who} did not go: it is killed"));
                     self.child.kill();
                     self.over = None;
                 }
@@ -274,6 +297,10 @@ impl Running {
                 }
             }
             Phase::Stopping | Phase::Ended => self.lost(&format!("the lease is over: {}", lease.reason)),
+            // A notice that was withdrawn: what is sent from now on has nothing to do with it.
+            Phase::Active if !std::mem::take(&mut self.notice).is_empty() => {
+                aside("memboss: the notice is withdrawn, and the lease goes on");
+            }
             _ => {}
         }
     }
