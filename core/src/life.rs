@@ -28,8 +28,13 @@ impl Engine {
         let ix = self.find(id)?;
         let Some(lease) = self.lease_at(ix) else { return Err(Refused::UnknownLease(id.clone())) };
         let token = lease.token;
+        let may_give_way = now.after(self.policy.protection_for(lease.request.class, lease.request.protection));
         match &lease.phase {
-            Phase::Reserved { .. } => self.set_phase(ix, Phase::Active { since: now }),
+            Phase::Reserved { .. } => {
+                self.set_phase(ix, Phase::Active { since: now });
+                // Whoever waits until a victim may be asked was told an early moment to look again; this one's may be earlier still.
+                self.retry_at = self.retry_at.map(|at| at.min(may_give_way));
+            }
             Phase::Active { .. } | Phase::Revoking { .. } => {}
             phase => return Err(wrong(id, phase, "activate")),
         }
