@@ -169,12 +169,7 @@ impl Bounds {
     fn from(self, threshold: Threshold) -> Self {
         let distance = self.above.0 - self.below.0;
         let (below, above) = (threshold.available, threshold.available + distance);
-        Self {
-            below: (below, self.below.1),
-            above: (above, self.above.1),
-            until_limit: threshold.left,
-            ..self
-        }
+        Self { below: (below, self.below.1), above: (above, self.above.1), until_limit: threshold.left, ..self }
     }
 }
 

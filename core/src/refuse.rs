@@ -138,6 +138,21 @@ pub enum Closed {
     NodePressure,
 }
 
+impl Closed {
+    /// Its one name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lost => "Lost",
+            Self::Degraded => "Degraded",
+            Self::Draining => "Draining",
+            Self::Suspect => "Suspect",
+            Self::Quarantine => "Quarantine",
+            Self::NodePressure => "NodePressure",
+        }
+    }
+}
+
 /// Why a lease waits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Waiting {

@@ -80,10 +80,7 @@ fn whoever_is_above_its_lease_goes_first_and_the_lowest_class_first() {
         // One class at a time: the next look shows whether more is needed.
         (vec![over("small", Class::Batch, 10), batch.clone()], vec!["small"]),
         // As many of it as what is missing takes, the largest excess first.
-        (
-            vec![over("a", Class::Low, 150), over("b", Class::Low, 350), over("c", Class::Low, 90)],
-            vec!["b", "a"],
-        ),
+        (vec![over("a", Class::Low, 150), over("b", Class::Low, 350), over("c", Class::Low, 90)], vec!["b", "a"]),
         // Who has nothing gives nothing.
         (vec![holder("idle", Class::Batch, 5000, 0), low.clone()], vec!["low"]),
         (vec![staying(Stay::Stuck, batch.clone()), low], vec!["low"]),
