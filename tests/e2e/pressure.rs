@@ -66,8 +66,8 @@ async fn grows(bed: &Bed, ns: &str) -> Result<()> {
     .await?;
     leasing("high", 512, "high", &["--ram", "256Mi"]).create(client, ns).await?;
     pods::running(client, ns, "high").await?;
-    // Within its lease at first; then it takes 24 MiB more each second, up to more than is there.
-    leasing("batch", 1024, "batch", &["--ram", "512Mi", "--grow", "24Mi", "--grow-to", "6Gi", "--on-notice", "ignore"])
+    // Within its lease at first; then it takes 30 MiB more each second, up to more than is there.
+    leasing("batch", 1024, "batch", &["--ram", "1000Mi", "--grow", "30Mi", "--grow-to", "6Gi", "--on-notice", "ignore"])
         .create(client, ns)
         .await?;
     pods::running(client, ns, "batch").await?;
