@@ -2,6 +2,7 @@
 //! it has seen free. One task owns the truth (`node/`); everything else talks to it through channels and reads what it publishes.
 
 pub mod attribution;
+pub mod cleaner;
 pub mod config;
 pub mod credentials;
 pub mod health;

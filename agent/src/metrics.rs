@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use memboss_core::Mib;
+use memboss_core::{Mib, Pressure};
 use memboss_platform::metrics::Registry;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -13,7 +13,7 @@ use prometheus_client::registry::Unit;
 use tokio::sync::watch;
 
 use crate::heartbeat::Pulse;
-use crate::node::view::{GpuSeen, Snapshot};
+use crate::node::view::{GpuSeen, RamSeen, Snapshot};
 
 /// Adds the agent's figures.
 pub fn register(registry: &mut Registry, snapshots: watch::Receiver<Arc<Snapshot>>, pulse: Arc<Pulse>) {
@@ -66,6 +66,7 @@ impl Collector for Figures {
         counter(&mut encoder, "memboss_refusals", "Placements refused, by reason", refusals)?;
         let ends = counted.ends.iter().map(|(name, n)| (vec![("reason", (*name).to_owned())], *n));
         counter(&mut encoder, "memboss_ends", "Leases ended, by reason", ends)?;
+        ram(&mut encoder, &snapshot.ram)?;
         let (beats, misses) = self.pulse.counts();
         counter(&mut encoder, "memboss_heartbeats", "Heartbeats written", [(Vec::new(), beats)].into_iter())?;
         counter(
@@ -75,6 +76,29 @@ impl Collector for Figures {
             [(Vec::new(), misses)].into_iter(),
         )
     }
+}
+
+fn ram(encoder: &mut DescriptorEncoder<'_>, ram: &RamSeen) -> fmt::Result {
+    let parts = [
+        ("memboss_ram_available", "RAM that new work could have", ram.available),
+        ("memboss_ram_leasable", "RAM that can be leased", ram.leasable),
+        ("memboss_ram_leased", "RAM that is charged to leases", ram.leased),
+    ];
+    for (name, help, amount) in parts {
+        gauges(encoder, name, help, Some(&Unit::Bytes), [(Vec::new(), bytes(amount))].into_iter())?;
+    }
+    let levels =
+        Pressure::ALL.iter().map(|level| (vec![("level", level.name().to_owned())], i64::from(*level == ram.pressure)));
+    gauges(encoder, "memboss_ram_pressure", "1 for the level of RAM's pressure", None, levels)?;
+    let (cleanings, dropped) = ram.cleanings;
+    counter(
+        encoder,
+        "memboss_ram_cleanings",
+        "How often cache was dropped under pressure",
+        [(Vec::new(), cleanings)].into_iter(),
+    )?;
+    let help = "Bytes of cache that were dropped under pressure";
+    counter(encoder, "memboss_ram_cleaned_bytes", help, [(Vec::new(), dropped.bytes())].into_iter())
 }
 
 type Labels = Vec<(&'static str, String)>;

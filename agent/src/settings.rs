@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Parser;
-use memboss_core::{Class, Mib, NodeName, Span};
+use memboss_core::{Class, Mib, NodeName, Pressure, Span};
 use memboss_platform::log::Format;
 
-use crate::config::{Config, Part, Time, Wrong};
+use crate::config::{Config, LevelPart, Part, PressurePart, Time, Wrong};
 use crate::health::Recovery;
 use crate::node::clients::Limits;
+use crate::node::relief;
 use crate::node::{Cluster, Margin, Settings};
 use crate::serve::Access;
 
@@ -81,6 +82,19 @@ pub struct Flags {
     /// End holders of that class after so many seconds above their lease, such as batch=60; may be given for each class.
     #[arg(long, value_name = "CLASS=SECONDS")]
     pub over_lease_evict: Vec<OverLease>,
+    /// Do nothing about RAM under pressure but tell it.
+    #[arg(long)]
+    pub no_relief: bool,
+    /// A directory of whose files cache may be dropped under pressure; may be repeated.
+    #[arg(long, value_name = "PATH")]
+    pub clean_in: Vec<PathBuf>,
+    /// The kubelet evicts when less RAM is left, in MiB: its evictionHard for memory.available [default: 100].
+    #[arg(long)]
+    pub eviction_mib: Option<u64>,
+    /// Where a level of pressure begins: less than that percentage is available, or no more MiB are left until the kubelet evicts, such as high=5:384;
+    /// may be given for moderate, high and critical.
+    #[arg(long, value_name = "LEVEL=PERCENT:MIB")]
+    pub pressure_level: Vec<LevelFlag>,
     /// How a log line is written: text or json.
     #[arg(long, default_value_t = Format::Text)]
     pub log_format: Format,
@@ -160,6 +174,14 @@ impl Flags {
         config.margin.percent = self.margin_percent.map_or(config.margin.percent, Part);
         config.times.health_quiet = self.health_quiet_seconds.map_or(config.times.health_quiet, Time::secs);
         config.over_lease.extend(self.over_lease_evict.iter().map(|limit| (limit.class, Time(limit.after))));
+        let pressure = &mut config.pressure;
+        pressure.act &= !self.no_relief;
+        pressure.clean_in.extend(self.clean_in);
+        pressure.eviction_mib = self.eviction_mib.unwrap_or(pressure.eviction_mib);
+        for flag in self.pressure_level {
+            flag.set(pressure);
+        }
+        config.pressure.check().map_err(|(field, why)| Failure::Unknown { field, why })?;
         Ok(Arguments {
             config,
             node_name: name,
@@ -199,6 +221,44 @@ impl FromStr for OverLease {
     }
 }
 
+/// Where a level of pressure begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LevelFlag {
+    level: Pressure,
+    begins: LevelPart,
+}
+
+/// Text that is not `level=percent:mib`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not LEVEL=PERCENT:MIB for moderate, high or critical, such as high=5:384")]
+pub struct NotALevel(String);
+
+impl FromStr for LevelFlag {
+    type Err = NotALevel;
+
+    fn from_str(text: &str) -> Result<Self, NotALevel> {
+        let parts = || {
+            let (name, numbers) = text.split_once('=')?;
+            let (percent, mib) = numbers.split_once(':')?;
+            let level = Pressure::ALL.into_iter().skip(1).find(|level| level.name() == name)?;
+            let percent = percent.parse().ok().filter(|percent| *percent <= 100)?;
+            Some(Self { level, begins: LevelPart { available_percent: Part(percent), left_mib: mib.parse().ok()? } })
+        };
+        parts().ok_or_else(|| NotALevel(text.to_owned()))
+    }
+}
+
+impl LevelFlag {
+    const fn set(self, pressure: &mut PressurePart) {
+        match self.level {
+            Pressure::Low => {}
+            Pressure::Moderate => pressure.moderate = self.begins,
+            Pressure::High => pressure.high = self.begins,
+            Pressure::Critical => pressure.critical = self.begins,
+        }
+    }
+}
+
 impl Arguments {
     /// The node's settings.
     ///
@@ -228,6 +288,11 @@ impl Arguments {
                 ceilings,
                 agent_user: rustix::process::geteuid().as_raw(),
             },
+            relief: relief::Settings {
+                act: config.pressure.act,
+                may_clean: !config.pressure.clean_in.is_empty(),
+                thresholds: config.pressure.thresholds(),
+            },
         })
     }
 
@@ -253,6 +318,19 @@ mod tests {
         for bad in ["batch", "batch=", "batch=-1", "none=1", ""] {
             assert!(bad.parse::<OverLease>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn levels_of_pressure_are_given_by_name() {
+        let high: LevelFlag = "high=7:500".parse().unwrap();
+        let mut part = PressurePart::default();
+        high.set(&mut part);
+        assert_eq!(part.high, LevelPart { available_percent: Part(7), left_mib: 500 });
+        for bad in ["high", "high=5", "high=5:", "low=5:1", "high=101:1", "none=1:1", ""] {
+            assert!(bad.parse::<LevelFlag>().is_err(), "{bad}");
+        }
+        let inverted = ["x", "--standalone", "--pressure-level", "critical=50:10"];
+        assert!(Flags::try_parse_from(inverted).unwrap().resolve().unwrap_err().to_string().contains("before high"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use memboss_core::Mib;
 use memboss_platform::admin::{Admin, Readiness};
 use memboss_platform::metrics;
 use memboss_platform::shutdown::{self, Shutdown};
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::cleaner::Cleaner;
 use crate::credentials::{Operator, Source};
 use crate::heartbeat::{self, Pulse};
 use crate::node::task::{self, Doors, Eyes, Files, Pace};
@@ -22,6 +24,7 @@ use crate::node::{Cluster, Node};
 use crate::probes::nvml::Prober;
 use crate::probes::pidfd::Sentinels;
 use crate::probes::pods::PodCgroups;
+use crate::probes::pressure::{Kubelet, PressureProbe};
 use crate::probes::processes::Processes;
 use crate::probes::{clock, xid};
 use crate::serve::{self, Audience, Desk};
@@ -72,13 +75,14 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
             Ok(())
         });
     }
+    let here = cluster;
     if let Some(client) = client {
         let (node, namespace) = (arguments.node_name.clone(), arguments.namespace.clone());
         let (inputs, snapshots, shutdown) = (inputs.clone(), published, shutdown.clone());
         let cluster = crate::kube::Cluster { client, node, namespace, inputs, snapshots, shutdown };
         crate::kube::start(&cluster, news_out, &mut tasks);
     }
-    let eyes = eyes(&arguments, sentinels)?;
+    let eyes = eyes(&arguments, here, sentinels)?;
     tasks.spawn(task::run(node, eyes, Doors { inputs: inputs_out, snapshots, news }, files, shutdown.clone()));
     ready.ready();
     // For a service manager that waits for it; without one nothing happens.
@@ -206,18 +210,23 @@ fn redis(arguments: &Arguments) -> Option<Source> {
     Some(Source::Operator { operator: Operator { url: url?, ca, token: token? }, known: None })
 }
 
-fn eyes(arguments: &Arguments, sentinels: Sentinels) -> anyhow::Result<Eyes> {
+fn eyes(arguments: &Arguments, cluster: Cluster, sentinels: Sentinels) -> anyhow::Result<Eyes> {
     let library = arguments.config.nvml_library.clone().map(OsString::from);
     let (prober, readings) = Prober::spawn(library.clone()).context("failed to start the NVML thread")?;
     let xids = xid::spawn(library).context("failed to start the XID thread")?;
+    let cgroups = PodCgroups::new(&arguments.cgroup_root);
+    let threshold = Mib::from_mib(arguments.config.pressure.eviction_mib);
+    let kubelet = (cluster == Cluster::Kubernetes).then(|| Kubelet { cgroups: cgroups.clone(), threshold });
     Ok(Eyes {
         prober,
         readings,
         xids,
         processes: Processes::new(&arguments.proc_root),
-        cgroups: PodCgroups::new(&arguments.cgroup_root),
+        cgroups,
         sentinels,
         meminfo: arguments.meminfo_file.clone(),
+        pressure: PressureProbe::new(arguments.meminfo_file.clone(), &arguments.proc_root, kubelet),
+        cleaner: Cleaner::new(&arguments.proc_root, arguments.config.pressure.clean_in.clone()),
         pace: Pace::default(),
     })
 }

@@ -16,6 +16,7 @@ use memboss_agent::probes::clock;
 use memboss_agent::probes::nvml::{GpuReading, Prober, Sample, Usage};
 use memboss_agent::probes::pidfd::Sentinels;
 use memboss_agent::probes::pods::PodCgroups;
+use memboss_agent::probes::pressure::PressureProbe;
 use memboss_agent::probes::processes::{PodUid, Processes};
 use memboss_agent::serve::{self, Access, Audience, Desk, Quota};
 use memboss_agent::store::{self, Store};
@@ -56,6 +57,7 @@ fn settings(cluster: Cluster) -> Settings {
         over_lease: [None; 5],
         give_back: Span::from_secs(60),
         clients: Limits::default(),
+        relief: memboss_agent::node::relief::Settings::default(),
     }
 }
 
@@ -187,6 +189,8 @@ fn eyes(dir: &TempDir, usage: Arc<Mutex<Usage>>, sentinels: Sentinels) -> Eyes {
         cgroups: PodCgroups::new(dir.path().join("cgroup")),
         sentinels,
         meminfo: dir.path().join("meminfo"),
+        pressure: PressureProbe::new(dir.path().join("meminfo"), dir.path(), None),
+        cleaner: Cleaner::new(Path::new("/proc"), Vec::new()),
         pace: Pace { idle: Duration::from_millis(20), transition: Duration::from_millis(10), ..Pace::default() },
     }
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod ask;
+mod cleanup;
 mod docs;
 mod doctor;
 mod exit;
@@ -43,7 +44,7 @@ enum What {
     /// Leases.
     #[command(subcommand)]
     Lease(lease::Lease),
-    /// Host RAM; needs no agent.
+    /// Host RAM; but for `cleanup` it needs no agent.
     #[command(subcommand)]
     Ram(ram::Ram),
     /// Leases memory and runs a command with it; the lease ends with the command.
@@ -112,7 +113,7 @@ async fn run(arguments: Arguments) -> Result<u8> {
     match arguments.what {
         What::Vram(what) => vram::run(what, sockets, output).await?,
         What::Lease(what) => lease::run(what, sockets, output).await?,
-        What::Ram(what) => ram::run(what, output).await?,
+        What::Ram(what) => ram::run(what, sockets, output).await?,
         What::Run(asked) => return run::run(*asked, sockets, output).await,
         What::Doctor(asked) => doctor::run(&asked, sockets, output).await?,
         What::Completion { shell } => {

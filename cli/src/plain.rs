@@ -36,6 +36,8 @@ struct Ram {
     available_mib: u64,
     leasable_mib: u64,
     leased_mib: u64,
+    pressure: Option<String>,
+    pressure_sign: Option<String>,
 }
 
 /// A lease.
@@ -116,11 +118,13 @@ pub(crate) fn machine(status: &StatusResponse) -> Machine {
         },
         health_reason: said(&gpu.health_reason),
     };
-    let ram = status.ram.map(|ram| Ram {
+    let ram = status.ram.as_ref().map(|ram| Ram {
         total_mib: ram.total_mib,
         available_mib: ram.available_mib,
         leasable_mib: ram.leasable_mib,
         leased_mib: ram.leased_mib,
+        pressure: said(&ram.pressure),
+        pressure_sign: said(&ram.pressure_sign),
     });
     Machine { node: status.node.clone(), hold: said(&list.hold), gpus: list.gpus.iter().map(gpu).collect(), ram }
 }

@@ -1,4 +1,5 @@
-//! `memboss ram`: host RAM as it stands, who uses it, and dropping page cache that nobody needs. It works on any Linux machine, without an agent.
+//! `memboss ram`: host RAM as it stands, who uses it, and dropping page cache that nobody needs. It works on any Linux machine, without an agent; only
+//! ending leases that nobody keeps is the agent's.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,9 +12,10 @@ use memboss_ram::report::Machine;
 use memboss_ram::users::Monitor;
 use serde::Serialize;
 
+use crate::agent::Sockets;
 use crate::ask::Consent;
 use crate::output::Output;
-use crate::{show_ram, size};
+use crate::{cleanup, show_ram, size};
 
 /// Where models are usually kept; those that are not there are left out.
 const MODEL_DIRECTORIES: [&str; 4] = [".cache/huggingface", ".cache/torch", ".ollama/models", ".cache/llama.cpp"];
@@ -30,6 +32,14 @@ pub(crate) enum Ram {
     Analyze(Analyze),
     /// Drops page cache of files that no process has open or mapped.
     Clear(Clear),
+    /// Ends leases of RAM, alone or beside GPU memory, that nobody keeps any more, and says which and why (root only; it asks the agent).
+    Cleanup {
+        /// Only tells what would be ended.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        consent: Consent,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -86,7 +96,7 @@ struct Cleared {
     came_back: Option<Mib>,
 }
 
-pub(crate) async fn run(what: Ram, output: Output) -> Result<()> {
+pub(crate) async fn run(what: Ram, sockets: &Sockets, output: Output) -> Result<()> {
     let machine = Machine::default();
     match what {
         Ram::Status { watch } => {
@@ -99,6 +109,7 @@ pub(crate) async fn run(what: Ram, output: Output) -> Result<()> {
         }
         Ram::Analyze(asked) => analyze(&machine, &asked, output).await,
         Ram::Clear(asked) => clear(&machine, &asked, output).await,
+        Ram::Cleanup { dry_run, consent } => cleanup::run(true, dry_run, &consent, sockets, output).await,
     }
 }
 

@@ -79,6 +79,7 @@ impl World {
                 name: NodeName::new(format!("node{node}")).unwrap(),
                 gpus: (0..in_node).map(gpu).collect(),
                 ram: Mib::ZERO,
+                ram_closed: None,
                 closed: None,
             });
         }

@@ -237,8 +237,12 @@ impl Engine {
     ) {
         let Some(lease) = self.lease_at(ix) else { return };
         let (Some(since), Some(spots)) = (lease.active_since().or(Some(now)), lease.spots.clone()) else { return };
-        let span =
-            self.policy.notice_for(preemptor.map_or(lease.request.class, |(_, class)| class), lease.request.notice);
+        let span = if reason == EndReason::NodePressure {
+            // The node itself is in need, and the kubelet or the kernel would give no time at all: nobody's wish makes that longer.
+            self.policy.notice_for(crate::class::Class::Urgent, None)
+        } else {
+            self.policy.notice_for(preemptor.map_or(lease.request.class, |(_, class)| class), lease.request.notice)
+        };
         let notice = Notice {
             preemptor: preemptor.map(|(id, _)| id.clone()),
             class: preemptor.map(|(_, class)| class),

@@ -36,6 +36,8 @@ pub struct NodeFacts {
     pub gpus: Vec<GpuFacts>,
     /// RAM that can be leased.
     pub ram: Mib,
+    /// Why its RAM takes nothing new, if so.
+    pub ram_closed: Option<Closed>,
     /// Why it takes nothing new, if so.
     pub closed: Option<Closed>,
 }
@@ -177,7 +179,7 @@ impl Ledger {
             self.set_pool(ix, gpu.leasable, gpu.foreign, gpu.closed);
         }
         if let Some(ram) = self.nodes.get(&node_ix).map(|node| node.ram) {
-            self.set_pool(ram, facts.ram, Mib::ZERO, None);
+            self.set_pool(ram, facts.ram, Mib::ZERO, facts.ram_closed);
         }
         for ix in known.values() {
             self.refile(*ix);

@@ -11,7 +11,7 @@
 //! - what may happen to a lease: `state.rs` (picture) and `life.rs` (steps); every refusal and reason to wait: `refuse.rs`, and which of them
 //!   holds: `waiting.rs`
 //! - the numbers: `policy.rs`
-//! - how hard pressed RAM is: `pressure.rs`
+//! - how hard pressed RAM is: `pressure.rs`; what is done about it: `relief.rs`
 
 mod check;
 mod claims;
@@ -29,6 +29,7 @@ mod policy;
 mod pool;
 mod pressure;
 mod refuse;
+mod relief;
 mod request;
 mod state;
 mod units;
@@ -44,8 +45,9 @@ pub use ledger::{GpuFacts, NodeFacts};
 pub use life::DrainScope;
 pub use order::OrderKey;
 pub use policy::Policy;
-pub use pressure::{Cause, Gauge, Pressure, Sign, Signals};
+pub use pressure::{Cause, Gauge, Pressure, Sign, Signals, Threshold, Thresholds};
 pub use refuse::{Closed, Refused, Waiting};
+pub use relief::{Cleaning, LastCleaning, RamHolder, Situation, Stay, Step};
 pub use request::{Demand, Flexibility, GpuSelector, GpuShare, Layout, NodeSelector, Placement, Request, Slot};
 pub use state::{EndReason, Notice, Phase, Token};
 pub use units::{Mib, Moment, NotAShare, Percent, Span, UNIT};

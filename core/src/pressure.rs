@@ -109,6 +109,7 @@ impl Cause {
 }
 
 /// The numbers of one level. A part of the whole counts only up to an amount: on a large node a tenth is not little.
+#[derive(Clone, Copy)]
 struct Bounds {
     /// Entered below that part of all RAM, in percent, and that amount.
     below: (u64, Mib),
@@ -123,6 +124,53 @@ struct Bounds {
     lasting: Span,
     /// How long it must have been calm before the level is left.
     calm: Span,
+}
+
+/// Where a level begins, as far as people may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threshold {
+    /// Less than that part of all RAM is available, in percent.
+    pub available: u64,
+    /// No more than that is left until a limit that counts cache.
+    pub left: Mib,
+}
+
+/// Where the levels above the lowest begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// [`Pressure::Moderate`].
+    pub moderate: Threshold,
+    /// [`Pressure::High`].
+    pub high: Threshold,
+    /// [`Pressure::Critical`].
+    pub critical: Threshold,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        let of = |bounds: Bounds| Threshold { available: bounds.below.0, left: bounds.until_limit };
+        Self { moderate: of(MODERATE), high: of(HIGH), critical: of(CRITICAL) }
+    }
+}
+
+impl Thresholds {
+    /// The levels above the lowest, with their numbers.
+    fn levels(&self) -> [(Pressure, Bounds); 3] {
+        [
+            (Pressure::Moderate, MODERATE.from(self.moderate)),
+            (Pressure::High, HIGH.from(self.high)),
+            (Pressure::Critical, CRITICAL.from(self.critical)),
+        ]
+    }
+}
+
+impl Bounds {
+    /// The same, beginning there. What must be available to leave the level keeps its distance.
+    fn from(self, threshold: Threshold) -> Self {
+        let distance = self.above.0 - self.below.0;
+        let (below, above) = (threshold.available, threshold.available + distance);
+        Self { below: (below, self.below.1), above: (above, self.above.1), until_limit: threshold.left, ..self }
+    }
 }
 
 const fn gib(n: u64) -> Mib {
@@ -162,10 +210,6 @@ const CRITICAL: Bounds = Bounds {
     calm: Span::from_secs(300),
 };
 
-/// Levels above the lowest, with their numbers.
-const LEVELS: [(Pressure, Bounds); 3] =
-    [(Pressure::Moderate, MODERATE), (Pressure::High, HIGH), (Pressure::Critical, CRITICAL)];
-
 impl Signals {
     fn part(&self, (percent, most): (u64, Mib)) -> Mib {
         Mib::from_mib(self.total.mib().saturating_mul(percent) / 100).min(most)
@@ -199,19 +243,33 @@ impl Signals {
     /// The level that these signals show by themselves, and what it rests on: for one look, with nothing known of before.
     #[must_use]
     pub fn level(&self) -> (Pressure, Option<Sign>) {
-        let shown = LEVELS.iter().rev().find_map(|(level, bounds)| Some((*level, Some(self.sign_of(bounds)?))));
+        self.level_by(&Thresholds::default())
+    }
+
+    /// The same, with levels that begin elsewhere.
+    #[must_use]
+    pub fn level_by(&self, thresholds: &Thresholds) -> (Pressure, Option<Sign>) {
+        let levels = thresholds.levels();
+        let shown = levels.iter().rev().find_map(|(level, bounds)| Some((*level, Some(self.sign_of(bounds)?))));
         shown.unwrap_or((Pressure::Low, None))
     }
 
     /// What would help at that level.
     #[must_use]
     pub fn cause(&self, level: Pressure) -> Cause {
+        self.cause_by(&Thresholds::default(), level)
+    }
+
+    /// The same, with levels that begin elsewhere.
+    #[must_use]
+    pub fn cause_by(&self, thresholds: &Thresholds, level: Pressure) -> Cause {
+        let moderate = MODERATE.from(thresholds.moderate);
         let stalls = |share: Option<u32>, most: u32| share.is_some_and(|share| share > most / 2);
         if level == Pressure::Low {
             Cause::Nothing
-        } else if self.available < self.part(MODERATE.above) {
+        } else if self.available < self.part(moderate.above) {
             Cause::InUse
-        } else if self.is_near_limit(&MODERATE) {
+        } else if self.is_near_limit(&moderate) {
             Cause::Cache
         } else if stalls(self.stalled_some, MODERATE.some) || stalls(self.stalled_all, HIGH.all) {
             Cause::Stalls
@@ -219,11 +277,22 @@ impl Signals {
             Cause::Nothing
         }
     }
+
+    /// What must become free until that level would be left; nothing at the lowest.
+    #[must_use]
+    pub fn missing_by(&self, thresholds: &Thresholds, level: Pressure) -> Mib {
+        let levels = thresholds.levels();
+        let Some((_, bounds)) = levels.iter().find(|(at, _)| *at == level) else { return Mib::ZERO };
+        let until_limit = |left: Mib| Mib::from_mib(bounds.until_limit.mib() * 3 / 2 + 1).minus(left);
+        let below_limit = self.until_limit.map(until_limit).unwrap_or_default();
+        self.part(bounds.above).minus(self.available).max(below_limit)
+    }
 }
 
 /// The level over time.
 #[derive(Clone, Debug, Default)]
 pub struct Gauge {
+    thresholds: Thresholds,
     level: Pressure,
     sign: Option<Sign>,
     /// Since when each level's signs have been there without a break.
@@ -233,10 +302,16 @@ pub struct Gauge {
 }
 
 impl Gauge {
+    /// One with levels that begin there.
+    #[must_use]
+    pub fn new(thresholds: Thresholds) -> Self {
+        Self { thresholds, ..Self::default() }
+    }
+
     /// Takes in one look; what the level is now.
     pub fn look(&mut self, signals: &Signals, now: Moment) -> Pressure {
         let mut shown = (Pressure::Low, None);
-        for (at, (level, bounds)) in LEVELS.iter().enumerate() {
+        for (at, (level, bounds)) in self.thresholds.levels().iter().enumerate() {
             let sign = signals.sign_of(bounds);
             let since = sign.map(|_| self.seen[at].unwrap_or(now));
             self.seen[at] = since;
@@ -254,7 +329,8 @@ impl Gauge {
     }
 
     fn calm_down(&mut self, signals: &Signals, now: Moment) {
-        let Some((_, bounds)) = LEVELS.iter().find(|(level, _)| *level == self.level) else { return };
+        let levels = self.thresholds.levels();
+        let Some((_, bounds)) = levels.iter().find(|(level, _)| *level == self.level) else { return };
         if !signals.is_calm(bounds) {
             self.calm = None;
             return;
@@ -351,6 +427,21 @@ mod tests {
         assert_eq!(gauge.look(&of_24g(50), at(2360)), Pressure::Moderate);
         assert_eq!(gauge.look(&of_24g(50), at(2420)), Pressure::Low);
         assert_eq!(gauge.sign(), None);
+    }
+
+    #[test]
+    fn levels_begin_where_people_say_and_tell_what_is_missing() {
+        let mut thresholds = Thresholds::default();
+        (thresholds.high.available, thresholds.high.left) = (20, Mib::from_mib(2000));
+        assert_eq!(of_24g(15).level(), (Pressure::Low, None));
+        assert_eq!(of_24g(15).level_by(&thresholds), (Pressure::High, Some(Sign::LittleAvailable)));
+        // A fifth of 24 GiB enters, and two percent more leaves.
+        let missing = of_24g(15).missing_by(&thresholds, Pressure::High).mib();
+        assert!(missing.abs_diff(24 * 1024 * 7 / 100) <= 1, "{missing}");
+        let near = Signals { until_limit: Some(Mib::from_mib(1500)), ..of_24g(50) };
+        assert_eq!(near.level_by(&thresholds), (Pressure::High, Some(Sign::LimitNear)));
+        assert_eq!(near.missing_by(&thresholds, Pressure::High), Mib::from_mib(1501));
+        assert_eq!(near.missing_by(&thresholds, Pressure::Low), Mib::ZERO);
     }
 
     #[test]

@@ -104,6 +104,7 @@ impl Refused {
             Self::UnknownGpu { .. } => "UnknownGpu",
             Self::MisfitPlacement { .. } => "MisfitPlacement",
             Self::NotWanted { .. } => "NotWanted",
+            Self::Closed { why: Closed::NodePressure, .. } => "NodePressure",
             Self::Closed { .. } => "Closed",
             Self::NoRoom { .. } => "NoRoom",
             Self::WrongPhase { .. } => "WrongPhase",
@@ -132,6 +133,24 @@ pub enum Closed {
     /// Its ledger is being rebuilt.
     #[error("its ledger is in quarantine")]
     Quarantine,
+    /// Its RAM is hard pressed.
+    #[error("its RAM is under pressure")]
+    NodePressure,
+}
+
+impl Closed {
+    /// Its one name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lost => "Lost",
+            Self::Degraded => "Degraded",
+            Self::Draining => "Draining",
+            Self::Suspect => "Suspect",
+            Self::Quarantine => "Quarantine",
+            Self::NodePressure => "NodePressure",
+        }
+    }
 }
 
 /// Why a lease waits.
@@ -190,6 +209,14 @@ pub enum Waiting {
         /// What there is.
         most: Mib,
     },
+    /// A node where it could go is so hard pressed for RAM that nothing new is granted of it for now.
+    #[error("needs {need} of RAM, and nothing is granted of the RAM of {node} while that is under pressure")]
+    NodePressure {
+        /// What is needed.
+        need: Mib,
+        /// Where.
+        node: NodeName,
+    },
 }
 
 impl Waiting {
@@ -204,6 +231,7 @@ impl Waiting {
             Self::Claimed { .. } => "Claimed",
             Self::Unsatisfiable { .. } => "Unsatisfiable",
             Self::NoRam { .. } => "NoRam",
+            Self::NodePressure { .. } => "NodePressure",
         }
     }
 

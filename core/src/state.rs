@@ -88,11 +88,13 @@ pub enum EndReason {
     NodeLost,
     /// It used more than it leased, and its class's policy is to end such leases.
     OverLease,
+    /// Its node's RAM was so hard pressed that somebody had to go.
+    NodePressure,
 }
 
 impl EndReason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Released,
         Self::Exited,
         Self::Expired,
@@ -102,6 +104,7 @@ impl EndReason {
         Self::GpuLost,
         Self::NodeLost,
         Self::OverLease,
+        Self::NodePressure,
     ];
 
     /// The one name it has in conditions, events, metrics and commands.
@@ -117,6 +120,7 @@ impl EndReason {
             Self::GpuLost => "GpuLost",
             Self::NodeLost => "NodeLost",
             Self::OverLease => "OverLease",
+            Self::NodePressure => "NodePressure",
         }
     }
 

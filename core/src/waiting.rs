@@ -2,10 +2,12 @@
 
 use crate::decide::Decision;
 use crate::engine::{Engine, Lease};
+use crate::ids::NodeName;
+use crate::ledger::Node;
 use crate::order::{LineIx, OrderKey};
 use crate::place::{Asker, Full, SEARCH_LIMIT};
 use crate::pool::{LeaseIx, Pool};
-use crate::refuse::Waiting;
+use crate::refuse::{Closed, Waiting};
 use crate::request::Request;
 use crate::units::Mib;
 
@@ -22,7 +24,11 @@ impl Engine {
             line.largest = Some((inventory, largest, satisfiable));
         }
         let need = request.demand.slots.iter().map(|slot| slot.on(largest)).max().unwrap_or_default();
-        let no_ram = |most| Waiting::NoRam { need: request.demand.ram, most };
+        let pressed = self.pressed_node(&request);
+        let no_ram = |most| match &pressed {
+            Some(node) => Waiting::NodePressure { need: request.demand.ram, node: node.clone() },
+            None => Waiting::NoRam { need: request.demand.ram, most },
+        };
         if request.demand.slots.is_empty() {
             return match full {
                 Full::KeptFor(head, pool) => self.behind(head, pool),
@@ -41,7 +47,7 @@ impl Engine {
         }
         if !request.demand.ram.is_zero() {
             let most = self.most_ram(&request, Some(asker.order));
-            if most < request.demand.ram {
+            if most < request.demand.ram || pressed.is_some() {
                 return no_ram(most);
             }
         }
@@ -50,6 +56,14 @@ impl Engine {
 
     fn behind(&self, head: LeaseIx, pool: u32) -> Waiting {
         Waiting::Behind { head: self.id_of(head), gpu: self.ledger.name_of(pool) }
+    }
+
+    /// A node where it could go, and whose RAM is closed for pressure.
+    fn pressed_node(&self, request: &Request) -> Option<NodeName> {
+        let closed = |node: &Node| self.ledger.pool(node.ram).closed.why() == Some(Closed::NodePressure);
+        let mut nodes = self.ledger.nodes().map(|(_, node)| node);
+        let pressed = nodes.find(|node| request.nodes.accepts(&node.name) && closed(node));
+        pressed.filter(|_| !request.demand.ram.is_zero()).map(|node| node.name.clone())
     }
 
     fn gpus_alone_would_do(&self, request: &Request) -> bool {

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Foreign","type":"string","jsonPath":".status.summary.foreign"}"#,
     printcolumn = r#"{"name":"Free","type":"string","jsonPath":".status.summary.free"}"#,
     printcolumn = r#"{"name":"RAM free","type":"string","jsonPath":".status.ram.available"}"#,
+    printcolumn = r#"{"name":"Pressure","type":"string","jsonPath":".status.ram.pressure"}"#,
     printcolumn = r#"{"name":"Health","type":"string","jsonPath":".status.summary.health"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
@@ -126,6 +127,32 @@ pub struct Ram {
     /// What is charged to leases.
     #[serde(default)]
     pub leased: String,
+    /// How hard pressed it is: low, moderate, high or critical.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<String>,
+    /// What that rests on: LittleAvailable, LimitNear or Stalls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure_sign: Option<String>,
+    /// Why nothing of it is granted, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
+    /// What was dropped from the cache last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_cleaning: Option<Cleaning>,
+}
+
+/// Cache that was dropped under pressure.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cleaning {
+    /// When it ended, in RFC 3339.
+    pub at: String,
+    /// How far it went: balanced or aggressive.
+    pub mode: String,
+    /// How much was dropped.
+    pub dropped: String,
+    /// The same in a sentence, or what went wrong.
+    pub message: String,
 }
 
 /// The GPUs' sums, for the table.

@@ -248,6 +248,7 @@ fn node_facts(world: &World, name: &str, node: &MemoryNode, taken: Amounts) -> O
         name: NodeName::new(name).ok()?,
         gpus: status.gpus.iter().filter_map(gpu).collect(),
         ram: mib(&status.ram.leasable).min(ram_room(world, name, taken)),
+        ram_closed: status.ram.closed.is_some().then_some(Closed::NodePressure),
         closed,
     })
 }

@@ -344,7 +344,11 @@ pub fn grace_for(pod: &Pod, reason: EndReason) -> u32 {
     let own = own.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(LONGEST_GRACE);
     // A forced deletion would free the pod's units before the kubelet has freed them.
     let own = own.max(LEAST_GRACE);
-    if matches!(reason, EndReason::Preempted | EndReason::OverLease) { own.min(LONGEST_GRACE) } else { own }
+    if matches!(reason, EndReason::Preempted | EndReason::OverLease | EndReason::NodePressure) {
+        own.min(LONGEST_GRACE)
+    } else {
+        own
+    }
 }
 
 /// Whether it is being deleted with more time than it would get for that reason.

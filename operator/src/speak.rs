@@ -78,6 +78,9 @@ impl Speaker {
             EndReason::Expired => {
                 "nobody came for its memory in time, and its node gave it to others: the pod is evicted"
             }
+            EndReason::NodePressure => {
+                "the RAM of its node is under pressure and its time to give it back is over: the pod is evicted, before the kubelet or the kernel ends whatever it likes"
+            }
             EndReason::NodeLost => "the node that it was to run on is gone: the pod is evicted",
             _ => "the time to give its memory back is over: the pod is evicted",
         };

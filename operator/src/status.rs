@@ -145,7 +145,8 @@ fn held(lease: &VramLease) -> Word {
             let ram = notice.needed_ram.map(|ram| format!("{ram} of RAM"));
             let of_gpus = notice.needed.iter().filter(|amount| *amount != "0Mi").cloned();
             let needed = of_gpus.chain(ram).collect::<Vec<_>>().join(" + ");
-            let sentence = format!("asked to free {needed}{whom} within {} s", notice.deadline_seconds);
+            let because = if said.is_empty() { said } else { format!(": {said}") };
+            let sentence = format!("asked to free {needed}{whom} within {} s{because}", notice.deadline_seconds);
             Word::new(LeasePhase::Revoking, &notice.reason, sentence)
         }
         AllocationState::Stopping => Word::new(

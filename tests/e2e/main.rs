@@ -5,6 +5,7 @@ mod bad_input;
 mod faults;
 mod machine;
 mod preemption;
+mod pressure;
 mod ram;
 mod shapes;
 mod sharing;

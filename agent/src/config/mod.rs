@@ -2,6 +2,7 @@
 //! `settings.rs` puts both together.
 
 mod names;
+mod pressure;
 mod values;
 mod wrong;
 
@@ -16,6 +17,7 @@ use crate::node::Margin;
 use crate::node::clients::{Ceilings, Limits};
 use crate::serve::{Access, Quota};
 
+pub use pressure::{LevelPart, PressurePart};
 pub use values::{Mode, Part, Time};
 pub use wrong::Wrong;
 
@@ -50,6 +52,8 @@ pub struct Config {
     pub notice: NoticePart,
     /// After so long above its lease a holder of that class is ended; never where nothing is said.
     pub over_lease: BTreeMap<Class, Time>,
+    /// What is done about RAM under pressure.
+    pub pressure: PressurePart,
     /// The highest class that somebody may ask for.
     pub classes: ClassesPart,
 }
@@ -159,6 +163,7 @@ impl Default for Config {
             protection: ProtectionPart::default(),
             notice: NoticePart::default(),
             over_lease: BTreeMap::new(),
+            pressure: PressurePart::default(),
             classes: ClassesPart::default(),
         }
     }
@@ -261,6 +266,7 @@ impl Config {
         if self.times.grace.0 == Span::ZERO {
             return Err(("times.grace", "without any, a restart of the agent would end every lease".to_owned()));
         }
+        self.pressure.check()?;
         self.access().map_err(|why| ("socket.group", why))?;
         self.ceilings().map(drop)
     }

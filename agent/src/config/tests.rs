@@ -35,6 +35,8 @@ fn what_is_wrong_is_told_by_line_and_field_with_what_is_allowed() {
         ("[classes.users]\n\"no such user\" = \"low\"\n", &["line 1", "classes.users", "getent passwd"]),
         ("[margin]\npercent = 101\n", &["line 2", "margin.percent", "0 to 100"]),
         ("[over-lease]\nbatch = \"1s\"\nbtch = \"1s\"\n", &["line 3", "over-lease", "did you mean `batch`?"]),
+        ("[pressure.high]\navailable-percent = 30\nleft-mib = 384\n", &["pressure.high", "before moderate"]),
+        ("[pressure]\nclean-in = [\"models\"]\n", &["line 2", "pressure.clean-in", "absolute"]),
         ("[margin\n", &["line 1"]),
         ("a = 1\na = 2\n", &["line 2", "duplicate key"]),
     ] {

@@ -36,6 +36,8 @@ pub enum AdminInput {
     Cleanup {
         /// Processes that were looked for and are gone.
         gone: BTreeSet<Process>,
+        /// Only leases of RAM, alone or beside GPU memory.
+        ram_only: bool,
         /// Nothing is to change.
         dry_run: bool,
         /// Who ends, and why.
@@ -125,8 +127,8 @@ impl Node {
                 let answer = self.undrain(&scope);
                 self.answer(reply, answer);
             }
-            AdminInput::Cleanup { gone, dry_run, reply } => {
-                let answer = self.clean_up(&gone, dry_run, now);
+            AdminInput::Cleanup { gone, ram_only, dry_run, reply } => {
+                let answer = self.clean_up(&gone, ram_only, dry_run, now);
                 self.answer(reply, Ok(answer));
             }
             AdminInput::Preempt { lease, force, dry_run, reply } => {

@@ -69,9 +69,11 @@ impl Node {
             Err(error) => self.nvml_is_silent(&error.to_string(), now),
         }
         self.ram_used = observation.ram_used;
+        self.gauge_ram(observation.signals, now);
         self.watch_cgroups(now);
         self.tell_facts();
         self.judge_use(now);
+        self.relieve(now);
     }
 
     fn see_gpus(
@@ -250,6 +252,7 @@ impl Node {
             name: self.settings.name.clone(),
             gpus: gpus.collect(),
             ram: self.ram.leasable(charged, self.promised_and_used()).min(room).max(charged),
+            ram_closed: self.ram_closed(),
             closed: match (&self.hold, self.drains.is_node_closed()) {
                 (Hold::Open, false) => None,
                 (Hold::Open, true) => Some(Closed::Draining),

@@ -3,6 +3,7 @@
 //!
 //! - what was seen of GPUs: `facts.rs`; who is gone and what is free: `observe.rs`
 //! - placements: `orders.rs`; after a restart or a loss: `recover.rs`
+//! - RAM under pressure: `relief.rs`
 //! - what holders ask: `holders.rs`; leases in code: `clients/`; what root asks: `admin.rs`; what others are shown: `view.rs`
 
 pub mod admin;
@@ -12,6 +13,7 @@ mod holders;
 mod observe;
 mod orders;
 mod recover;
+pub mod relief;
 pub mod task;
 
 pub mod view;
@@ -19,7 +21,7 @@ pub mod view;
 use std::collections::{BTreeMap, BTreeSet};
 
 use memboss_core::{
-    Decision, EndReason, Engine, GpuUuid, LeaseId, Mib, Moment, NodeName, Phase, Policy, Refused, Span, Token,
+    Decision, EndReason, Engine, GpuUuid, LeaseId, Mib, Moment, NodeName, Phase, Policy, Refused, Signals, Span, Token,
 };
 
 use memboss_crds::LeaseKind;
@@ -58,6 +60,8 @@ pub struct Settings {
     pub give_back: Span,
     /// What processes that lease in code may have.
     pub clients: clients::Limits,
+    /// What is done about RAM under pressure.
+    pub relief: relief::Settings,
 }
 
 /// Whether there is an API server to ask.
@@ -110,6 +114,8 @@ pub struct Observation {
     pub ram: Option<Ram>,
     /// What holders of RAM have of it that cannot be dropped; looked at only where [`Node::wants_ram_of`] says.
     pub ram_used: BTreeMap<LeaseId, Mib>,
+    /// How hard pressed RAM is, if that can be told.
+    pub signals: Option<Signals>,
 }
 
 /// Who uses the RAM of a lease.
@@ -195,6 +201,8 @@ pub enum Input {
     Client(ClientInput),
     /// Root on the node asks.
     Admin(AdminInput),
+    /// Cache was dropped.
+    Cleaned(relief::Cleaned),
 }
 
 /// Whether somebody came or went.
@@ -309,6 +317,7 @@ pub struct Node {
     /// How many device plugins watch; not known before the first one has come.
     pub(crate) plugins: Option<usize>,
     pub(crate) wants_incarnation: bool,
+    pub(crate) relief: relief::Relief,
     pub(crate) news: Vec<News>,
     pub(crate) counters: Counters,
     answers: Vec<Answer>,
@@ -341,6 +350,7 @@ impl Node {
             Input::Ask(ask) => self.ask(ask, now),
             Input::Client(input) => self.client(input, now),
             Input::Admin(input) => self.admin(input, now),
+            Input::Cleaned(cleaned) => self.cleaned(cleaned, now),
         }
         self.end_drains(now);
         self.rebuild_if_due(now);
@@ -375,7 +385,7 @@ impl Node {
         let leaving = self.pods.values().any(|pod| {
             pod.state != PodState::Live && self.holders.values().any(|holder| holder.subject.pod == pod.uid)
         });
-        moving || leaving || !self.gives.is_empty() || self.hold != Hold::Open
+        moving || leaving || self.is_pressed() || !self.gives.is_empty() || self.hold != Hold::Open
     }
 
     /// All that must outlive the process.

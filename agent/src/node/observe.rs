@@ -156,7 +156,7 @@ impl Node {
     }
 
     /// The RAM for which the lease was asked; nothing if it was for none.
-    fn asked_ram(&self, lease: &LeaseId) -> Option<Mib> {
+    pub(super) fn asked_ram(&self, lease: &LeaseId) -> Option<Mib> {
         let ordered = self.orders.get(lease).map(|order| order.request.demand.ram);
         let asked = ordered.or_else(|| self.engine.request(lease).map(|request| request.demand.ram));
         asked.filter(|asked| !asked.is_zero())

@@ -9,6 +9,7 @@ use super::admin::Drains;
 use super::clients::Clients;
 use super::facts::NOT_READ;
 use super::orders::{answered, holder_of};
+use super::relief::Relief;
 use super::{Cluster, Counters, GpuState, Hold, Node, PodState, Settings, Severity};
 use crate::attribution::GpuUse;
 use crate::health::GpuHealth;
@@ -89,6 +90,7 @@ impl Node {
         let agent_epoch = ledger.agent_epoch + 1;
         let first_token = Token { epoch: agent_epoch, sequence: 0 };
         let clients = Clients::taken_up(ledger.clients, now);
+        let relief = Relief::new(&settings.relief);
         let mut node = Self {
             engine: Engine::new(settings.policy.clone(), first_token),
             settings,
@@ -119,6 +121,7 @@ impl Node {
             phases: BTreeMap::new(),
             plugins: None,
             wants_incarnation: false,
+            relief,
             news: Vec::new(),
             counters: Counters::default(),
             answers: Vec::new(),

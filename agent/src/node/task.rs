@@ -6,16 +6,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use memboss_core::{LeaseId, Mib, Moment};
+use memboss_core::{LeaseId, Mib, Moment, Signals};
 use memboss_platform::shutdown::Shutdown;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::relief::Cleaned;
 use super::view::Snapshot;
 use super::{Input, News, Node, Observation, RamUser};
+use crate::cleaner::{self, Cleaner};
 use crate::order::Epoch;
 use crate::probes::nvml::{NoNvml, Prober, Reading};
 use crate::probes::pods::PodCgroups;
+use crate::probes::pressure::PressureProbe;
 use crate::probes::processes::{PodUid, Process, Processes};
 use crate::probes::xid::Xid;
 use crate::probes::{clock, meminfo, pidfd};
@@ -62,6 +65,10 @@ pub struct Eyes {
     pub sentinels: pidfd::Sentinels,
     /// Host memory.
     pub meminfo: PathBuf,
+    /// How hard pressed it is.
+    pub pressure: PressureProbe,
+    /// Drops cache.
+    pub cleaner: Cleaner,
     /// How often to look.
     pub pace: Pace,
 }
@@ -98,6 +105,8 @@ struct Task {
     doors: Doors,
     files: Files,
     look: Option<Look>,
+    /// What comes of cleaning that runs.
+    cleaning: Option<oneshot::Receiver<Cleaned>>,
     next_look: Instant,
     written: Option<Ledger>,
     marked: Option<Marker>,
@@ -119,6 +128,7 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
         doors,
         files,
         look: None,
+        cleaning: None,
         next_look,
         written: None,
         marked: None,
@@ -141,6 +151,10 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
                 None => anyhow::bail!("the NVML thread has ended"),
             },
             Some(xid) = task.eyes.xids.recv() => Input::Xid(xid),
+            cleaned = outcome(&mut task.cleaning) => {
+                task.cleaning = None;
+                Input::Cleaned(cleaned)
+            }
             () = tokio::time::sleep_until(wake) => task.on_time(),
         };
         task.step(input);
@@ -153,6 +167,14 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
         if task.dead {
             anyhow::bail!("the NVML thread has ended");
         }
+    }
+}
+
+/// What comes of cleaning, if any runs.
+async fn outcome(cleaning: &mut Option<oneshot::Receiver<Cleaned>>) -> Cleaned {
+    match cleaning {
+        Some(running) => running.await.unwrap_or_else(|_| cleaner::lost()),
+        None => std::future::pending().await,
     }
 }
 
@@ -229,7 +251,13 @@ impl Task {
         let ram = meminfo::observe(&self.eyes.meminfo).ok();
         let ram_used = self.ram_used();
         let (began, pods) = (look.began, look.pods);
-        Input::Seen(Box::new(Observation { began, pods, reading, owners, lineages, ram, ram_used }))
+        let signals = self.signals();
+        Input::Seen(Box::new(Observation { began, pods, reading, owners, lineages, ram, ram_used, signals }))
+    }
+
+    fn signals(&self) -> Option<Signals> {
+        let seen = self.eyes.pressure.observe();
+        seen.inspect_err(|error| tracing::debug!(%error, "the pressure cannot be told")).ok()
     }
 
     /// A look at everything but the GPUs: a driver that hangs holds up no lease of RAM.
@@ -237,7 +265,8 @@ impl Task {
         let (began, pods) = (clock::now(), self.eyes.cgroups.observe().ok());
         let (ram, ram_used) = (meminfo::observe(&self.eyes.meminfo).ok(), self.ram_used());
         let (owners, lineages, reading) = (BTreeMap::new(), BTreeMap::new(), Err(NoNvml::Silent));
-        Input::Seen(Box::new(Observation { began, pods, reading, owners, lineages, ram, ram_used }))
+        let signals = self.signals();
+        Input::Seen(Box::new(Observation { began, pods, reading, owners, lineages, ram, ram_used, signals }))
     }
 
     /// What those who lease RAM have of it. Of several leases of one process each counts for as much as it holds, the last for what is above; and whoever
@@ -294,6 +323,9 @@ impl Task {
         for news in self.node.take_news() {
             // Without Kubernetes nobody listens; the log has it.
             let _ = self.doors.news.send(news);
+        }
+        if let Some(order) = self.node.take_clean_order() {
+            self.cleaning = Some(self.eyes.cleaner.begin(order));
         }
         if self.look.is_none() {
             self.plan_look();

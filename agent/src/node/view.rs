@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use memboss_core::{Class, GpuUuid, LeaseId, Mib, Moment, Phase, Token};
+use memboss_core::{Class, Closed, GpuUuid, LeaseId, Mib, Moment, Phase, Pressure, Sign, Token};
 
+use super::relief::{Cleaned, NODE_PRESSURE};
 use super::{Counters, Hold, Node};
 use crate::health::Health;
 use crate::order::{Answered, State, Subject};
@@ -79,7 +80,7 @@ pub struct GpuSeen {
 }
 
 /// Host memory as it stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RamSeen {
     /// All there is.
     pub total: Mib,
@@ -89,6 +90,16 @@ pub struct RamSeen {
     pub leasable: Mib,
     /// What is charged.
     pub leased: Mib,
+    /// How hard pressed it is.
+    pub pressure: Pressure,
+    /// What that rests on.
+    pub sign: Option<Sign>,
+    /// Why nothing of it is granted, if so.
+    pub closed: Option<Closed>,
+    /// What was cleaned last.
+    pub cleaned: Option<Cleaned>,
+    /// How often cache was dropped, and how much in all.
+    pub cleanings: (u64, Mib),
 }
 
 /// A lease as it stands.
@@ -231,7 +242,18 @@ impl Node {
 
     fn ram_seen(&self) -> RamSeen {
         let (leasable, leased) = self.engine.ram(&self.settings.name).unwrap_or_default();
-        RamSeen { total: self.ram.total, available: self.ram.available, leasable, leased }
+        let (pressure, sign) = self.relief.level();
+        RamSeen {
+            total: self.ram.total,
+            available: self.ram.available,
+            leasable,
+            leased,
+            pressure,
+            sign,
+            closed: self.ram_closed(),
+            cleaned: self.relief.last.clone(),
+            cleanings: (self.relief.cleanings, self.relief.dropped),
+        }
     }
 
     fn leases_seen(&self) -> BTreeMap<LeaseId, LeaseSeen> {
@@ -311,6 +333,9 @@ impl Node {
             .find(|share| self.gpus.get(&share.uuid).is_some_and(|gpu| gpu.health.health() == Health::Lost));
         let over = self.over_since.get(&view.id);
         let (reason, message) = match (reason, &view.why, lost) {
+            (Some(NODE_PRESSURE), ..) => {
+                (Some(NODE_PRESSURE.to_owned()), Some(pressure_message(over.map(|(_, what)| what))))
+            }
             (Some(reason), ..) => (Some(reason.to_owned()), None),
             (None, Some(why), _) => (Some(why.name().to_owned()), Some(why.to_string())),
             (None, None, Some(share)) => (Some("GpuLost".to_owned()), Some(format!("its GPU {} is lost", share.uuid))),
@@ -371,6 +396,12 @@ fn closed(answered: &Answered, state: State, why: (String, String)) -> LeaseSeen
         since: Moment::default(),
         whose: None,
     }
+}
+
+/// Why a holder has to go for its node's sake.
+fn pressure_message(over: Option<&String>) -> String {
+    let over = over.map(|what| format!(", and {what}")).unwrap_or_default();
+    format!("the RAM of its node is under pressure{over}")
 }
 
 fn end_message(reason: &str) -> String {

@@ -6,6 +6,7 @@ pub mod meminfo;
 pub mod nvml;
 pub mod pidfd;
 pub mod pods;
+pub mod pressure;
 pub mod processes;
 pub mod xid;
 

@@ -71,6 +71,19 @@ impl PodCgroups {
         used
     }
 
+    /// What is left of what the kubelet lets all pods have together, counted as it counts: file cache that was not used lately is left too. Nothing where it
+    /// has set no limit.
+    #[must_use]
+    pub fn room(&self) -> Option<Mib> {
+        self.kubepods().unwrap_or_default().iter().filter_map(|root| room_in(root)).min()
+    }
+
+    /// Whether the kernel's own memory counts as used in these cgroups: it does in version 2.
+    #[must_use]
+    pub fn counts_kernel(&self) -> bool {
+        self.kubepods().unwrap_or_default().iter().any(|root| root.join("memory.current").exists())
+    }
+
     /// The kubepods directories: at the root itself (version 2), or below one controller's (version 1), perhaps one level further down.
     fn kubepods(&self) -> Result<Vec<PathBuf>, Unreadable> {
         let direct = kubepods_in(&self.root)?;
@@ -96,6 +109,22 @@ fn ram_in(group: &Path) -> Option<Mib> {
     };
     let own = figure(["anon", "total_rss"])?;
     Some(Mib::from_bytes_ceil(own.saturating_add(figure(["shmem", "total_shmem"]).unwrap_or_default())))
+}
+
+/// A limit above that is none: version 1 writes "no limit" as a very large number.
+const NO_LIMIT: u64 = 1 << 60;
+
+fn room_in(group: &Path) -> Option<Mib> {
+    let file = |name: &str| std::fs::read_to_string(group.join(name)).ok();
+    let number = |name: &str| file(name)?.trim().parse::<u64>().ok();
+    let (limit, used, idle) = match number("memory.current") {
+        Some(used) => (number("memory.max")?, used, "inactive_file"),
+        None => (number("memory.limit_in_bytes")?, number("memory.usage_in_bytes")?, "total_inactive_file"),
+    };
+    let stat = file("memory.stat")?;
+    let idle = stat.lines().find_map(|line| line.split_once(' ').filter(|(name, _)| *name == idle))?.1;
+    let left = limit.saturating_sub(used.saturating_sub(idle.parse().ok()?));
+    (limit < NO_LIMIT).then(|| Mib::from_bytes_floor(left))
 }
 
 fn kubepods_in(dir: &Path) -> Result<Vec<PathBuf>, Unreadable> {

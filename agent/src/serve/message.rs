@@ -50,12 +50,14 @@ fn gpu(seen: &GpuSeen) -> v1::Gpu {
     }
 }
 
-pub(super) const fn ram(seen: &RamSeen) -> v1::Ram {
+pub(super) fn ram(seen: &RamSeen) -> v1::Ram {
     v1::Ram {
         total_mib: seen.total.mib(),
         available_mib: seen.available.mib(),
         leasable_mib: seen.leasable.mib(),
         leased_mib: seen.leased.mib(),
+        pressure: seen.pressure.name().to_owned(),
+        pressure_sign: seen.sign.map_or("", memboss_core::Sign::name).to_owned(),
     }
 }
 

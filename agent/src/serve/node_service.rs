@@ -97,10 +97,10 @@ impl Node for Service {
     }
 
     async fn cleanup(&self, request: Request<v1::CleanupRequest>) -> Result<Response<v1::CleanupResponse>, Status> {
-        let dry_run = request.into_inner().dry_run;
+        let v1::CleanupRequest { dry_run, ram_only } = request.into_inner();
         let before = self.desk.known()?;
         let gone = admin_words::gone(&before, &self.desk.proc_root);
-        let ended = self.admin(|reply| AdminInput::Cleanup { gone, dry_run, reply }).await?;
+        let ended = self.admin(|reply| AdminInput::Cleanup { gone, ram_only, dry_run, reply }).await?;
         Ok(Response::new(admin_words::ended(&before, ended)))
     }
 

@@ -1,18 +1,21 @@
 //! The bed of these tests: an agent alone on this machine, on its real sockets, with one GPU of 24 GiB (23 of them leasable) that is told, not real.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use memboss_agent::cleaner::Cleaner;
 use memboss_agent::health::Recovery;
 use memboss_agent::node::clients::Limits;
+use memboss_agent::node::relief::Settings as Relief;
 use memboss_agent::node::task::{self, Doors, Eyes, Files, Pace};
 use memboss_agent::node::{Cluster, Margin, Node, Settings};
 use memboss_agent::probes::clock;
 use memboss_agent::probes::nvml::{GpuReading, Prober, Sample, Usage};
 use memboss_agent::probes::pidfd::Sentinels;
 use memboss_agent::probes::pods::PodCgroups;
+use memboss_agent::probes::pressure::PressureProbe;
 use memboss_agent::probes::processes::Processes;
 use memboss_agent::serve::{self, Access, Audience, Desk, Quota};
 use memboss_agent::store::{self, Store};
@@ -55,6 +58,7 @@ pub(crate) fn settings() -> Settings {
             kill_after: Span::from_millis(500),
             ..Limits::default()
         },
+        relief: Relief::default(),
     }
 }
 
@@ -204,6 +208,8 @@ fn eyes(dir: &TempDir, usage: Arc<Mutex<Usage>>, sentinels: Sentinels) -> Eyes {
         cgroups: PodCgroups::new(dir.path().join("cgroup")),
         sentinels,
         meminfo: dir.path().join("meminfo"),
+        pressure: PressureProbe::new(dir.path().join("meminfo"), dir.path(), None),
+        cleaner: Cleaner::new(Path::new("/proc"), Vec::new()),
         pace: Pace { idle: Duration::from_millis(20), transition: Duration::from_millis(10), ..Pace::default() },
     }
 }

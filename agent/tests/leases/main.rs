@@ -14,5 +14,6 @@ mod hostile;
 mod life;
 mod limits;
 mod part;
+mod pressure;
 mod processes;
 mod shown;

@@ -17,6 +17,18 @@ capabilities:
     # Not at /sys/fs/cgroup: there a container has its own.
     - --cgroup-root={{ .Values.agent.cgroupRoot }}
     - --log-format={{ .Values.logFormat }}
+    {{- with .Values.agent.pressure }}
+    {{- if not .act }}
+    - --no-relief
+    {{- end }}
+    {{- range .cleanIn }}
+    - --clean-in={{ . }}
+    {{- end }}
+    - --eviction-mib={{ .evictionMib }}
+    {{- range $level, $begins := dict "moderate" .moderate "high" .high "critical" .critical }}
+    - --pressure-level={{ $level }}={{ $begins.availablePercent }}:{{ $begins.leftMib }}
+    {{- end }}
+    {{- end }}
     {{- if include "memboss.redisUrl" . }}
     - --operator-url=https://memboss-operator.{{ .Release.Namespace }}.svc:443
     - --operator-ca=/etc/memboss/operator/bundle.crt
@@ -57,7 +69,14 @@ capabilities:
     {{- toYaml .Values.agent.resources | nindent 4 }}
   securityContext:
     {{- include "memboss.rootWithoutCapabilities" . | nindent 4 }}
+    {{- if .Values.agent.pressure.cleanIn }}
+      # Which files are in use is to be seen of every process, and files are to be opened whosever they are.
+      add: [SYS_PTRACE, DAC_READ_SEARCH]
+    {{- end }}
   volumeMounts:
+    {{- range $at, $path := .Values.agent.pressure.cleanIn }}
+    - {name: clean-{{ $at }}, mountPath: {{ $path | quote }}, readOnly: true, mountPropagation: HostToContainer}
+    {{- end }}
     - {name: run, mountPath: /run/memboss}
     - {name: state, mountPath: /var/lib/memboss}
     - {name: cgroup, mountPath: /host/sys/fs/cgroup, readOnly: true}
@@ -123,6 +142,10 @@ capabilities:
 {{- end -}}
 
 {{- define "memboss.agentVolumes" -}}
+{{- range $at, $path := .Values.agent.pressure.cleanIn }}
+- name: clean-{{ $at }}
+  hostPath: {path: {{ $path | quote }}}
+{{- end }}
 - name: run
   hostPath: {path: /run/memboss, type: DirectoryOrCreate}
 - name: state

@@ -6,14 +6,12 @@ mod top;
 
 use anyhow::Result;
 use clap::Subcommand;
-use memboss_agent_api::v1::CleanupRequest;
-use serde::Serialize;
 
-use crate::agent::{Sockets, answer};
+use crate::agent::Sockets;
 use crate::ask::Consent;
 use crate::output::{Colours, Output};
 use crate::show::Look;
-use crate::{plain, show};
+use crate::{cleanup, plain, show};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Vram {
@@ -33,13 +31,6 @@ pub(crate) enum Vram {
     Drain(drain::Drain),
 }
 
-/// What `cleanup` did, or would do.
-#[derive(Debug, Serialize)]
-struct Cleaned {
-    dry_run: bool,
-    ended: Vec<plain::Lease>,
-}
-
 pub(crate) async fn run(what: Vram, sockets: &Sockets, output: Output) -> Result<()> {
     match what {
         Vram::Status => {
@@ -47,30 +38,11 @@ pub(crate) async fn run(what: Vram, sockets: &Sockets, output: Output) -> Result
             output.say(&plain::machine(&status), || show::machine(&status, look(output)))
         }
         Vram::Top => top::run(sockets, output).await,
-        Vram::Cleanup { dry_run, consent } => cleanup(dry_run, consent, sockets, output).await,
+        Vram::Cleanup { dry_run, consent } => cleanup::run(false, dry_run, &consent, sockets, output).await,
         Vram::Drain(asked) => drain::run(asked, sockets, output).await,
     }
 }
 
 fn look(output: Output) -> Look {
     Look { wide: output.is_wide(), colours: Colours::of_stdout() }
-}
-
-async fn cleanup(dry_run: bool, consent: Consent, sockets: &Sockets, output: Output) -> Result<()> {
-    let socket = &sockets.node_socket;
-    let mut agent = sockets.node().await?;
-    if !dry_run && !consent.yes {
-        let would = answer(socket, agent.cleanup(CleanupRequest { dry_run: true })).await?.ended;
-        if !would.is_empty() {
-            consent.to(&format!("{}\nThese leases end.", show::leases(&would, look(output))))?;
-        }
-    }
-    let ended = answer(socket, agent.cleanup(CleanupRequest { dry_run })).await?.ended;
-    output.say(&Cleaned { dry_run, ended: plain::leases(&ended) }, || {
-        if ended.is_empty() {
-            return "nothing is stale: every lease is kept by somebody".to_owned();
-        }
-        let word = if dry_run { "would be ended; nothing was changed" } else { "ended" };
-        format!("{}\n{} {word}", show::leases(&ended, look(output)), ended.len())
-    })
 }

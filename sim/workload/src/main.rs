@@ -26,6 +26,12 @@ struct Arguments {
     /// How much host RAM to fill (8Gi, 512Mi).
     #[arg(long, value_parser = amount)]
     ram: Option<u64>,
+    /// How much more host RAM to fill each second (24Mi), once what `--ram` says is filled.
+    #[arg(long, value_parser = amount)]
+    grow: Option<u64>,
+    /// Up to how much it grows in all.
+    #[arg(long, value_parser = amount, requires = "grow", default_value = "1Gi")]
+    grow_to: u64,
     /// How long to hold it: `forever`, or seconds (30s).
     #[arg(long, default_value = "forever", value_parser = span)]
     hold: Hold,
@@ -129,7 +135,11 @@ async fn main() -> ExitCode {
         }
     }
     let ram = arguments.ram.map(fill);
+    let growth = arguments
+        .grow
+        .map(|step| tokio::spawn(grow(step, arguments.grow_to.saturating_sub(arguments.ram.unwrap_or_default()))));
     let code = hold(arguments, cards, term, interrupt).await;
+    drop(growth);
     drop(ram);
     code
 }
@@ -139,6 +149,19 @@ fn fill(bytes: u64) -> Vec<u8> {
     let ram = vec![1; usize::try_from(bytes).unwrap_or(usize::MAX)];
     say(&json!({ "event": "filled", "mib": bytes >> 20 }));
     ram
+}
+
+/// Fills a step more each second, up to so many bytes.
+async fn grow(step: u64, most: u64) {
+    let mut kept = Vec::new();
+    let mut filled = 0;
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    while filled < most {
+        seconds.tick().await;
+        kept.push(fill(step));
+        filled += step;
+    }
+    std::future::pending::<()>().await;
 }
 
 fn failed(card: &Card, failure: &Failure) -> ExitCode {

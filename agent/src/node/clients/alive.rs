@@ -61,10 +61,15 @@ impl Node {
     pub(in crate::node) fn clean_up(
         &mut self,
         gone: &BTreeSet<Process>,
+        ram_only: bool,
         dry_run: bool,
         now: Moment,
     ) -> Vec<(LeaseId, EndReason)> {
-        let stale = self.clients.known.iter().filter_map(|(lease, client)| {
+        let is_meant = |lease: &LeaseId| {
+            !ram_only || self.engine.request(lease).is_some_and(|request| !request.demand.ram.is_zero())
+        };
+        let known = self.clients.known.iter().filter(|(lease, _)| is_meant(lease));
+        let stale = known.filter_map(|(lease, client)| {
             let reason = match self.engine.phase(lease)? {
                 Phase::Stopping { .. } => return None,
                 _ if gone.contains(&client.caller.process) => EndReason::Exited,

@@ -21,6 +21,7 @@ struct Play {
     processes: Vec<(u32, &'static str, u64)>,
     gpu: Result<(), String>,
     ram_used: BTreeMap<LeaseId, Mib>,
+    signals: Option<Signals>,
 }
 
 fn settings(cluster: Cluster) -> Settings {
@@ -34,6 +35,7 @@ fn settings(cluster: Cluster) -> Settings {
         over_lease: [Some(Span::from_secs(30)), None, None, None, None],
         give_back: Span::from_secs(60),
         clients: crate::node::clients::Limits::default(),
+        relief: relief::Settings { may_clean: true, ..relief::Settings::default() },
     }
 }
 
@@ -72,7 +74,15 @@ impl Play {
 
     fn begin_in(start: Start, cluster: Cluster) -> Self {
         let node = Node::new(settings(cluster), start, Moment::from_millis(1000));
-        Self { node, now: 1000, pods: BTreeSet::new(), processes: Vec::new(), gpu: Ok(()), ram_used: BTreeMap::new() }
+        Self {
+            node,
+            now: 1000,
+            pods: BTreeSet::new(),
+            processes: Vec::new(),
+            gpu: Ok(()),
+            ram_used: BTreeMap::new(),
+            signals: None,
+        }
     }
 
     /// On a node that has been told everything and holds nothing.
@@ -132,6 +142,7 @@ impl Play {
             lineages: Default::default(),
             owners,
             ram_used: self.ram_used.clone(),
+            signals: self.signals,
             ram: Some(Ram { total: Mib::from_mib(64 << 10), available: Mib::from_mib(32 << 10) }),
         }
     }
@@ -196,4 +207,5 @@ const LEASABLE: u64 = 24 * 1024 - 512 - 256;
 
 mod holding;
 mod life;
+mod pressure;
 mod ram;

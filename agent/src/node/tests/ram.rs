@@ -5,15 +5,15 @@ use super::*;
 /// Of 32 GiB that are available on a machine of 64 one fiftieth stays for the system.
 const LEASABLE_RAM: u64 = 32 * 1024 - 64 * 1024 / 50;
 
-fn gib(gib: u64) -> Mib {
+pub(super) fn gib(gib: u64) -> Mib {
     Mib::from_mib(gib * 1024)
 }
 
-fn ram_id(pod: &str) -> LeaseId {
+pub(super) fn ram_id(pod: &str) -> LeaseId {
     LeaseId::new(format!("ns/ram:{pod}")).unwrap()
 }
 
-fn ram_order(pod: &str, class: Class, ram: u64) -> Order {
+pub(super) fn ram_order(pod: &str, class: Class, ram: u64) -> Order {
     let demand = Demand { slots: vec![], ram: gib(ram) };
     let node = NodeName::new("n1").unwrap();
     Order {
@@ -30,13 +30,13 @@ impl Play {
     }
 
     /// Its pod's cgroup appears, and it uses so much.
-    fn ram_starts(&mut self, pod: &str, used: u64) {
+    pub(super) fn ram_starts(&mut self, pod: &str, used: u64) {
         self.pods.insert(uid(pod));
         self.ram_used.insert(ram_id(pod), gib(used));
         self.look();
     }
 
-    fn ram_ends(&mut self, pod: &str) {
+    pub(super) fn ram_ends(&mut self, pod: &str) {
         self.pods.remove(&uid(pod));
         self.ram_used.remove(&ram_id(pod));
         self.look();

@@ -268,10 +268,12 @@ class UndrainResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class CleanupRequest(_message.Message):
-    __slots__ = ("dry_run",)
+    __slots__ = ("dry_run", "ram_only")
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    RAM_ONLY_FIELD_NUMBER: _ClassVar[int]
     dry_run: bool
-    def __init__(self, dry_run: _Optional[bool] = ...) -> None: ...
+    ram_only: bool
+    def __init__(self, dry_run: _Optional[bool] = ..., ram_only: _Optional[bool] = ...) -> None: ...
 
 class CleanupResponse(_message.Message):
     __slots__ = ("ended",)
@@ -338,16 +340,20 @@ class Holder(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., uid: _Optional[int] = ..., name: _Optional[str] = ..., label: _Optional[str] = ..., used_mib: _Optional[int] = ..., phase_ms: _Optional[int] = ...) -> None: ...
 
 class Ram(_message.Message):
-    __slots__ = ("total_mib", "available_mib", "leasable_mib", "leased_mib")
+    __slots__ = ("total_mib", "available_mib", "leasable_mib", "leased_mib", "pressure", "pressure_sign")
     TOTAL_MIB_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_MIB_FIELD_NUMBER: _ClassVar[int]
     LEASABLE_MIB_FIELD_NUMBER: _ClassVar[int]
     LEASED_MIB_FIELD_NUMBER: _ClassVar[int]
+    PRESSURE_FIELD_NUMBER: _ClassVar[int]
+    PRESSURE_SIGN_FIELD_NUMBER: _ClassVar[int]
     total_mib: int
     available_mib: int
     leasable_mib: int
     leased_mib: int
-    def __init__(self, total_mib: _Optional[int] = ..., available_mib: _Optional[int] = ..., leasable_mib: _Optional[int] = ..., leased_mib: _Optional[int] = ...) -> None: ...
+    pressure: str
+    pressure_sign: str
+    def __init__(self, total_mib: _Optional[int] = ..., available_mib: _Optional[int] = ..., leasable_mib: _Optional[int] = ..., leased_mib: _Optional[int] = ..., pressure: _Optional[str] = ..., pressure_sign: _Optional[str] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("lease",)
