@@ -101,6 +101,15 @@ fn a_reservation_gives_way_to_nobody() {
 }
 
 #[test]
+fn whoever_waits_looks_again_at_once_when_a_reservation_becomes_a_victim_that_nothing_protects() {
+    let mut engine = one_gpu(8000);
+    submit(&mut engine, ask("x", B, 8000, 0), 0);
+    assert!(claimed(&submit(&mut engine, ask("p", H, 8000, 1), 1)).is_empty());
+    engine.activate(&id("x"), at(1)).unwrap();
+    assert_eq!(victims(&engine.decide(at(1))), ["x"]);
+}
+
+#[test]
 fn memory_on_its_way_is_waited_for_rather_than_preempting_more() {
     let mut engine = one_gpu(10_000);
     hold(&mut engine, ask("going", N, 5000, 0), "g", 0);
