@@ -190,7 +190,7 @@ fn eyes(dir: &TempDir, usage: Arc<Mutex<Usage>>, sentinels: Sentinels) -> Eyes {
         sentinels,
         meminfo: dir.path().join("meminfo"),
         pressure: PressureProbe::new(dir.path().join("meminfo"), dir.path(), None),
-        cleaner: Cleaner::new(Path::new("/proc"), Vec::new()),
+        cleaner: memboss_agent::cleaner::Cleaner::new(std::path::Path::new("/proc"), Vec::new()),
         pace: Pace { idle: Duration::from_millis(20), transition: Duration::from_millis(10), ..Pace::default() },
     }
 }

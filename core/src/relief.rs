@@ -147,7 +147,7 @@ fn may_be_asked(holder: &RamHolder, critical: bool) -> bool {
         Stay::Protected => critical,
         Stay::Going | Stay::Stuck => false,
     };
-    let urgent_keeps_it = holder.class == Class::Urgent && !(critical && !holder.excess().is_zero());
+    let urgent_keeps_it = holder.class == Class::Urgent && (!critical || holder.excess().is_zero());
     open && !holder.used.is_zero() && !urgent_keeps_it
 }
 

@@ -91,7 +91,7 @@ async fn cleaning_up_ends_nothing_that_is_alive() {
     until_phase(&mut held, Phase::Active).await;
     let broken = acquire(&bed, vram(4)).await;
     drop(broken);
-    let told = bed.root().await.cleanup(CleanupRequest { dry_run: false }).await.unwrap().into_inner();
+    let told = bed.root().await.cleanup(CleanupRequest { dry_run: false, ram_only: false }).await.unwrap().into_inner();
     assert!(told.ended.is_empty(), "one listens, the other may still be taken up: {told:?}");
     assert_eq!(bed.status().await.leases.len(), 2);
 }

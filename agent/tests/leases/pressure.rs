@@ -5,7 +5,7 @@ use std::path::Path;
 
 use memboss_agent::cleaner::Cleaner;
 use memboss_agent::node::relief::CleanOrder;
-use memboss_agent_api::v1::{AcquireRequest, Phase};
+use memboss_agent_api::v1::{AcquireRequest, LeaseEvent, Phase};
 use memboss_core::{Cleaning, Mib};
 
 use crate::bed::{Bed, acquire, lease, until, until_phase};
@@ -34,8 +34,9 @@ async fn when_available_ram_falls_a_holder_is_asked_to_go_and_nobody_else_is_gra
     let notice = lease(&told).notice.as_ref().unwrap();
     assert_eq!((notice.reason.as_str(), notice.preemptor.as_str()), ("NodePressure", ""));
     let mut late = acquire(&bed, ram(16, "high")).await;
-    let waits = until(&mut late, |event| lease(event).phase() == Phase::Waiting).await;
-    assert_eq!(lease(&waits).reason, "NodePressure");
+    let why = |event: &LeaseEvent| event.queue.as_ref().is_some_and(|queue| queue.reason == "NodePressure");
+    let waits = until(&mut late, why).await;
+    assert!(waits.queue.unwrap().message.contains("under pressure"));
     let said = bed.status().await.ram.unwrap();
     assert_eq!((said.pressure.as_str(), said.pressure_sign.as_str()), ("high", "LittleAvailable"));
 }
