@@ -60,16 +60,22 @@ async fn grows(bed: &Bed, ns: &str) -> Result<()> {
     let client = &bed.client;
     until("its kubelet says that pods may have less", 60, || async {
         let node = Api::<Node>::all(client.clone()).get(NODE).await?;
-        let allocatable = node.status.and_then(|status| status.allocatable?.get("memory").map(|amount| amount.0.clone()));
+        let allocatable =
+            node.status.and_then(|status| status.allocatable?.get("memory").map(|amount| amount.0.clone()));
         Ok(allocatable.and_then(|amount| amount.strip_suffix("Ki")?.parse::<u64>().ok()).filter(|kib| *kib < 4 << 20))
     })
     .await?;
     leasing("high", 512, "high", &["--ram", "256Mi"]).create(client, ns).await?;
     pods::running(client, ns, "high").await?;
     // Within its lease at first; then it takes 30 MiB more each second, up to more than is there.
-    leasing("batch", 1024, "batch", &["--ram", "1000Mi", "--grow", "30Mi", "--grow-to", "6Gi", "--on-notice", "ignore"])
-        .create(client, ns)
-        .await?;
+    leasing(
+        "batch",
+        1024,
+        "batch",
+        &["--ram", "1000Mi", "--grow", "30Mi", "--grow-to", "6Gi", "--on-notice", "ignore"],
+    )
+    .create(client, ns)
+    .await?;
     pods::running(client, ns, "batch").await?;
     let told = leases::until_of(client, ns, "batch", "is told", |lease| lease.phase() == "Revoking").await?;
     ensure!(told.text("/status/why") == "NodePressure", "{told:?}");
