@@ -164,13 +164,14 @@ fn cleaning_up_ends_what_nobody_keeps_and_nothing_else() {
     // The agent sees the processes of this folder: those that are put there.
     let seen = bed.path().join("proc");
     let see = format!("ln -s /proc/$$ {}/$$ && exec \"$@\"", seen.display());
-    let hold = |name: &str| {
-        let command = [MEMBOSS, "run", "--name", name, "--vram", "2Gi", "--", "sh", "-c", SAVES];
+    let hold = |name: &str, what: &str| {
+        let command = [MEMBOSS, "run", "--name", name, what, "64Mi", "--", "sh", "-c", SAVES];
         let mut held = Running::start(&mut bed.program("sh", &[&["-c", &see, "sh"], &command[..]].concat()));
         held.says("there");
         held
     };
-    let (mut stale, kept) = (hold("stale"), hold("kept"));
+    let (mut stale, kept) = (hold("stale", "--vram"), hold("kept", "--vram"));
+    let (mut stale_ram, kept_ram) = (hold("stale-ram", "--ram"), hold("kept-ram", "--ram"));
     let sees_all = |words: &[&str]| {
         let command = [&[MEMBOSS], words].concat();
         let output = bed.program("sh", &[&["-c", &see, "sh"], &command[..]].concat()).stdin(Stdio::null()).output();
@@ -178,7 +179,21 @@ fn cleaning_up_ends_what_nobody_keeps_and_nothing_else() {
     };
     let nothing = sees_all(&["vram", "cleanup", "--yes"]);
     assert!(nothing.code == 0 && nothing.out.contains("nothing is stale"), "{nothing:?}");
-    std::fs::remove_file(seen.join(stale.pid().to_string())).unwrap();
+    let nothing = sees_all(&["ram", "cleanup", "--yes"]);
+    assert!(nothing.code == 0 && nothing.out.contains("every lease of RAM is kept"), "{nothing:?}");
+    for gone in [&stale, &stale_ram] {
+        std::fs::remove_file(seen.join(gone.pid().to_string())).unwrap();
+    }
+    let nobody_asked = sees_all(&["ram", "cleanup"]);
+    assert!(nobody_asked.code == 2 && nobody_asked.err.contains(&Bed::mine("stale-ram")), "{nobody_asked:?}");
+    // Those of RAM alone, though another one is stale too.
+    let done = sees_all(&["ram", "cleanup", "--yes", "-o", "json"]);
+    let told: Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!(
+        (&told["ended"][0]["lease"], told["ended"].as_array().unwrap().len()),
+        (&Bed::mine("stale-ram").into(), 1)
+    );
+    stale_ram.says("the lease is over: Exited");
     let would = sees_all(&["vram", "cleanup", "--dry-run", "-o", "json"]);
     let told: Value = serde_json::from_str(&would.out).unwrap();
     assert_eq!(
@@ -193,7 +208,8 @@ fn cleaning_up_ends_what_nobody_keeps_and_nothing_else() {
     stale.says("the lease is over: Exited");
     let list = sees_all(&["lease", "list"]).out;
     assert!(list.contains(&Bed::mine("kept")) && !list.contains(&Bed::mine("stale")), "{list}");
-    drop(kept);
+    assert!(list.contains(&Bed::mine("kept-ram")), "{list}");
+    drop((kept, kept_ram));
 }
 
 #[test]
@@ -222,6 +238,7 @@ fn only_root_may_steer_and_others_are_told_so() {
     for steers in [
         &["vram", "drain", "--node", "--yes"][..],
         &["vram", "cleanup", "--yes"],
+        &["ram", "cleanup", "--yes"],
         &["lease", "preempt", "--yes", &name],
     ] {
         let answer = nobody(steers);
