@@ -49,7 +49,13 @@ impl Ledger {
     fn could_stand_first(&self, asker: Asker, ix: PoolIx, need: Mib) -> bool {
         let pool = self.pool(ix);
         let taken = pool.shadow.is_some_and(|first| first.lease != asker.lease && first.order < asker.order);
-        !taken && self.closed(ix).is_none() && need <= pool.leasable.minus(pool.foreign)
+        !taken && self.closed(ix).is_none() && self.could_ever_give(ix, need)
+    }
+
+    /// Whether that pool has so much when nobody leases any of it.
+    fn could_ever_give(&self, ix: PoolIx, need: Mib) -> bool {
+        let pool = self.pool(ix);
+        need <= pool.leasable.minus(pool.foreign)
     }
 
     fn can_stay_first(&self, request: &Request, asker: Asker, standing: &[PoolIx]) -> bool {
@@ -66,6 +72,10 @@ impl Ledger {
         let Some(ram) = standing.first().and_then(|ix| self.node(self.pool(*ix).node)).map(|node| node.ram) else {
             return false;
         };
+        // It may stand at its GPUs alone, where an earlier one stands at the RAM: also then the RAM must be able to serve it some day.
+        if !self.could_ever_give(ram, request.demand.ram) {
+            return false;
+        }
         let at_ram = standing.get(slots.len()).copied();
         let ram_stays = at_ram.is_some_and(|ix| stays(ix, request.demand.ram));
         let ram_wanted = self.wants_ram(request, asker, ram);
@@ -93,7 +103,7 @@ impl Ledger {
 
     fn first_on_node(&self, request: &Request, asker: Asker, node: &Node) -> Option<Vec<(PoolIx, Mib)>> {
         let slots = &request.demand.slots;
-        if request.demand.ram > self.pool(node.ram).leasable {
+        if !self.could_ever_give(node.ram, request.demand.ram) {
             return None;
         }
         let mut eligible: Vec<_> = node.gpus.values().copied().filter(|ix| self.accepts(request, *ix)).collect();

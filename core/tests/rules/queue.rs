@@ -169,3 +169,19 @@ fn what_a_long_waiter_claims_is_not_for_a_higher_class_that_stands_behind_it() {
     engine.end(&id("x"), EndReason::Exited).unwrap();
     assert_eq!(granted(&engine.decide(at(5001))), ["aged"]);
 }
+
+#[test]
+fn whoever_the_nodes_ram_can_never_serve_stands_first_at_no_gpu_of_it() {
+    let with = |ram| ram_node("n", &[gpu("g", 10_000)], ram);
+    let mut engine = engine(&[with(1000)]);
+    hold(&mut engine, ask("x", N, 4000, 0), "g", 0);
+    // `ram` stands first at the RAM; so `head` does at the GPU alone.
+    run(&mut engine, ask_for("y", N, demand(&[], 500), 0), 0);
+    submit(&mut engine, ask_for("ram", N, demand(&[], 900), 1), 1);
+    submit(&mut engine, ask_for("head", N, demand(&[8000], 300), 2), 2);
+    assert!(granted(&submit(&mut engine, ask("later", N, 6000, 3), 3)).is_empty());
+    assert_eq!(why(&engine, "later"), "Behind");
+    engine.set_node(&with(200));
+    assert_eq!(granted(&engine.decide(at(4))), ["later"]);
+    assert_eq!(why(&engine, "head"), "NoRam");
+}
