@@ -102,6 +102,8 @@ pub struct Engine {
     pub(crate) active: usize,
     /// Decisions made between two calls of `decide`.
     pub(crate) pending: Vec<Decision>,
+    /// Leases that may have changed, once somebody has asked for them.
+    touched: Option<BTreeSet<LeaseId>>,
     token: Token,
     arrivals: u64,
     pub(crate) claims_made: u64,
@@ -124,6 +126,7 @@ impl Engine {
             stopping: BTreeSet::new(),
             active: 0,
             pending: Vec::new(),
+            touched: None,
             token: last,
             arrivals: 0,
             claims_made: 0,
@@ -176,10 +179,12 @@ impl Engine {
 
     /// Forgets a node. Its leases are returned, each to be ended by whoever knows that their memory is gone.
     pub fn remove_node(&mut self, name: &NodeName) -> Vec<LeaseId> {
+        let Some(ix) = self.ledger.node_ix(name) else { return Vec::new() };
+        // By where they are and not by what they are charged: one that has given everything back is there, too.
+        let there = |(_, lease): &(LeaseIx, &Lease)| lease.spots.as_ref().is_some_and(|spots| spots.node == ix);
+        let leases: Vec<LeaseIx> = self.all_leases().filter(there).map(|(ix, _)| ix).collect();
         let Some(node) = self.ledger.remove_node(name) else { return Vec::new() };
-        let mut leases: BTreeSet<LeaseIx> = BTreeSet::new();
         for pool in node.gpus.values().chain([&node.ram]) {
-            leases.extend(self.ledger.pool(*pool).charges.keys());
             for claimant in self.ledger.pool(*pool).claims.keys().copied().collect::<Vec<_>>() {
                 let mut out = std::mem::take(&mut self.pending);
                 self.drop_claim_and_wait(claimant, &mut out);
@@ -350,12 +355,29 @@ impl Engine {
             self.leases.push(Some(lease));
             LeaseIx::try_from(self.leases.len() - 1).unwrap_or(LeaseIx::MAX)
         };
+        self.touch(&id);
         self.by_id.insert(id, ix);
         ix
     }
 
+    fn touch(&mut self, id: &LeaseId) {
+        if let Some(touched) = &mut self.touched {
+            touched.insert(id.clone());
+        }
+    }
+
+    /// The leases that may have changed since this was last asked, those that are gone among them; all at the first time. Whoever has to follow many
+    /// leases looks at these alone.
+    pub fn take_touched(&mut self) -> BTreeSet<LeaseId> {
+        let all = || self.by_id.keys().cloned().collect();
+        let touched = self.touched.take().unwrap_or_else(all);
+        self.touched = Some(BTreeSet::new());
+        touched
+    }
+
     pub(crate) fn remove(&mut self, ix: LeaseIx) {
         if let Some(lease) = self.leases.get_mut(ix as usize).and_then(Option::take) {
+            self.touch(&lease.request.id);
             self.by_id.remove(&lease.request.id);
             self.vacant.push(ix);
             self.pending.retain(|decision| *decision.lease() != lease.request.id);
@@ -373,7 +395,11 @@ impl Engine {
     }
 
     pub(crate) fn lease_at_mut(&mut self, ix: LeaseIx) -> Option<&mut Lease> {
-        self.leases.get_mut(ix as usize).and_then(Option::as_mut)
+        let lease = self.leases.get_mut(ix as usize).and_then(Option::as_mut)?;
+        if let Some(touched) = &mut self.touched {
+            touched.insert(lease.request.id.clone());
+        }
+        Some(lease)
     }
 
     pub(crate) fn find(&self, id: &LeaseId) -> Result<LeaseIx, Refused> {

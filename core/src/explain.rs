@@ -118,6 +118,13 @@ impl Engine {
         leases.into_iter().map(|lease| self.record_of(lease)).collect()
     }
 
+    /// What has to be written down of one lease, with the how many-th it came as.
+    #[must_use]
+    pub fn record(&self, id: &LeaseId) -> Option<(u64, LeaseRecord)> {
+        let lease = self.find(id).ok().and_then(|ix| self.lease_at(ix))?;
+        Some((lease.order.arrival(), self.record_of(lease)))
+    }
+
     fn record_of(&self, lease: &Lease) -> LeaseRecord {
         LeaseRecord {
             request: (*lease.request).clone(),

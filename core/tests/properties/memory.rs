@@ -1,6 +1,6 @@
 //! Properties of the accounts: what is charged, claimed and free, and that the books agree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use memboss_core::{Decision, Phase, Token};
 use proptest::prelude::*;
@@ -139,5 +139,28 @@ proptest! {
             prop_assert_eq!(again.leases(), world.engine.leases());
             Ok(())
         })?;
+    }
+
+    #[test]
+    fn whoever_follows_the_leases_that_were_touched_knows_them_all(nodes in nodes(), events in events()) {
+        let mut world = World::new(&nodes);
+        let mut known = BTreeMap::new();
+        for event in &events {
+            // An engine that begins anew tells of all at first.
+            if matches!(event, Event::Restart) {
+                known.clear();
+            }
+            world.live(std::slice::from_ref(event), &mut |_, _| Ok(()))?;
+            for lease in world.engine.take_touched() {
+                match world.engine.record(&lease) {
+                    Some(record) => drop(known.insert(lease, record)),
+                    None => drop(known.remove(&lease)),
+                }
+            }
+            let mut followed: Vec<_> = known.values().cloned().collect();
+            followed.sort_by_key(|(arrival, _)| *arrival);
+            let followed: Vec<_> = followed.into_iter().map(|(_, record)| record).collect();
+            prop_assert_eq!(followed, world.engine.records());
+        }
     }
 }
