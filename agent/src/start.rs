@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::cleaner::Cleaner;
 use crate::credentials::{Operator, Source};
 use crate::heartbeat::{self, Pulse};
+use crate::journal::Journal;
 use crate::node::task::{self, Doors, Eyes, Files, Pace};
 use crate::node::{Cluster, Node};
 use crate::probes::nvml::Prober;
@@ -29,7 +30,7 @@ use crate::probes::processes::Processes;
 use crate::probes::{clock, xid};
 use crate::serve::{self, Audience, Desk};
 use crate::settings::Arguments;
-use crate::store::{self, Ledger, Marker, Store};
+use crate::store::{self, Marker, Store};
 
 /// Runs the agent until it is told to end or a part of it fails.
 ///
@@ -47,7 +48,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let cluster = if client.is_some() { Cluster::Kubernetes } else { Cluster::None };
     let boot_id = clock::boot_id(&arguments.boot_id_file)?;
     let files =
-        Files { ledger: Store::new(run_dir.join("ledger.json")), marker: Store::new(state_dir.join("agent.json")) };
+        Files { ledger: Journal::new(run_dir.join("ledger")), marker: Store::new(state_dir.join("agent.json")) };
     let start = begin(&files, &boot_id)?;
     let node = Node::new(arguments.settings(boot_id, cluster)?, start, clock::now());
 
@@ -164,11 +165,18 @@ async fn api_client() -> anyhow::Result<Option<kube::Client>> {
 }
 
 fn begin(files: &Files, boot_id: &str) -> anyhow::Result<store::Start> {
-    let ledger = files.ledger.read::<Ledger>();
-    if let Err(error) = &ledger {
-        let aside = files.ledger.set_aside()?;
-        tracing::error!(error = error as &dyn std::error::Error, aside = %aside.display(), "the ledger cannot be used");
+    let ledger = files.ledger.read();
+    match &ledger {
+        Err(error) => {
+            let aside = files.ledger.set_aside()?;
+            tracing::error!(error = error as &dyn std::error::Error, aside = %aside.display(), "the ledger cannot be used");
+        }
+        Ok(Some(found)) if found.cut > 0 => {
+            tracing::warn!(bytes = found.cut, "the end of the ledger was not written; nobody was told of it");
+        }
+        Ok(_) => {}
     }
+    let ledger = ledger.map(|found| found.map(|found| found.ledger));
     let marker = files.marker.read::<Marker>();
     if let Err(error) = &marker {
         tracing::error!(error = error as &dyn std::error::Error, "the marker cannot be used");

@@ -1,5 +1,5 @@
-//! The ledger's file on tmpfs and the marker on persistent disk. A file is replaced as a whole, never changed; one that is torn, foreign or old is
-//! recognised and set aside, and what then is to be done is decided here, in `judge`.
+//! What the ledger holds, and the marker's file on persistent disk. That file is replaced as a whole, never changed; one that is torn, foreign or old is
+//! recognised and set aside. What is then to be done, and when the ledger is lost (its file: `journal/`), is decided here, in `judge`.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::node::admin::Drained;
 use crate::node::clients::Client;
 use crate::order::{Answered, ContainerSlots, Epoch, Subject};
 
-/// The version of both files' form.
+/// The version of the file's form.
 const VERSION: u32 = 1;
 
 /// All that must outlive the agent's process, but not the boot.

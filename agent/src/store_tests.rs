@@ -19,33 +19,33 @@ fn marker(boot: &str, epoch: u32) -> Marker {
 #[test]
 fn what_is_written_is_read_back_and_nothing_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::new(dir.path().join("ledger.json"));
-    assert_eq!(store.read::<Ledger>().unwrap(), None);
-    store.write(&ledger()).unwrap();
-    assert_eq!(store.read::<Ledger>().unwrap(), Some(ledger()));
+    let store = Store::new(dir.path().join("agent.json"));
+    assert_eq!(store.read::<Marker>().unwrap(), None);
+    store.write(&marker("boot-1", 3)).unwrap();
+    assert_eq!(store.read::<Marker>().unwrap(), Some(marker("boot-1", 3)));
 }
 
 #[test]
-fn a_torn_or_altered_file_is_never_read_as_another_ledger() {
+fn a_torn_or_altered_file_is_never_read_as_another_marker() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("ledger.json");
+    let path = dir.path().join("agent.json");
     let store = Store::new(&path);
-    store.write(&ledger()).unwrap();
+    store.write(&marker("boot-1", 3)).unwrap();
     let good = std::fs::read(&path).unwrap();
     for at in 0..good.len() {
         std::fs::write(&path, &good[..at]).unwrap();
-        assert!(store.read::<Ledger>().is_err(), "torn at {at}");
+        assert!(store.read::<Marker>().is_err(), "torn at {at}");
         let mut bad = good.clone();
         bad[at] ^= 1;
         std::fs::write(&path, &bad).unwrap();
-        assert!(!matches!(store.read::<Ledger>(), Ok(Some(read)) if read != ledger()), "a bit at {at}");
+        assert!(!matches!(store.read::<Marker>(), Ok(Some(read)) if read != marker("boot-1", 3)), "a bit at {at}");
     }
 }
 
 #[test]
 fn a_file_that_cannot_be_used_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("ledger.json");
+    let path = dir.path().join("agent.json");
     std::fs::write(&path, "{").unwrap();
     let aside = Store::new(&path).set_aside().unwrap();
     assert!(!path.exists() && aside.exists());
@@ -88,22 +88,4 @@ fn the_agents_epoch_never_falls() {
         panic!("the same boot")
     };
     assert_eq!(found.agent_epoch, 5);
-}
-
-#[test]
-fn a_ledger_of_an_agent_that_knew_fewer_fields_is_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::new(dir.path().join("ledger.json"));
-    store.write(&Ledger { boot_id: "boot-1".into(), agent_epoch: 3, ..Ledger::default() }).unwrap();
-    let text = std::fs::read_to_string(dir.path().join("ledger.json")).unwrap();
-    let mut envelope: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let content = envelope["content"].as_object_mut().unwrap();
-    assert!(content.remove("clients").is_some() && content.remove("drained").is_some());
-    // As it would have written it: its checksum is of its own words.
-    let words = serde_json::to_string(&envelope["content"]).unwrap();
-    let digest = hex(&Sha256::digest(words.as_bytes()));
-    let old = format!(r#"{{"version":{VERSION},"sha256":"{digest}","content":{words}}}"#);
-    std::fs::write(dir.path().join("ledger.json"), old).unwrap();
-    let read: Ledger = store.read().unwrap().unwrap();
-    assert_eq!((read.boot_id.as_str(), read.agent_epoch), ("boot-1", 3));
 }

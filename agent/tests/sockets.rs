@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use memboss_agent::health::Recovery;
+use memboss_agent::journal::Journal;
 use memboss_agent::node::clients::Limits;
 use memboss_agent::node::task::{self, Doors, Eyes, Files, Pace};
 use memboss_agent::node::view::Snapshot;
@@ -72,10 +73,11 @@ impl Bed {
 
     async fn on(dir: TempDir, usage: Arc<Mutex<Usage>>) -> Self {
         let files = Files {
-            ledger: Store::new(dir.path().join("ledger.json")),
+            ledger: Journal::new(dir.path().join("ledger")),
             marker: Store::new(dir.path().join("marker.json")),
         };
-        let start = store::judge(files.ledger.read(), files.marker.read(), "boot-1");
+        let found = files.ledger.read().map(|found| found.map(|found| found.ledger));
+        let start = store::judge(found, files.marker.read(), "boot-1");
         let node = Node::new(settings(Cluster::Kubernetes), start, clock::now());
         let (inputs, inputs_out) = mpsc::channel(64);
         let (sender, snapshots) = watch::channel(Arc::default());

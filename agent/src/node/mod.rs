@@ -5,6 +5,7 @@
 //! - placements: `orders.rs`; after a restart or a loss: `recover.rs`
 //! - RAM under pressure: `relief.rs`
 //! - what holders ask: `holders.rs`; leases in code: `clients/`; what root asks: `admin.rs`; what others are shown: `view.rs`
+//! - what must outlive the process: `written.rs`
 
 pub mod admin;
 pub mod clients;
@@ -15,26 +16,30 @@ mod orders;
 mod recover;
 pub mod relief;
 pub mod task;
-
 pub mod view;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use memboss_core::{
     Decision, EndReason, Engine, GpuUuid, LeaseId, Mib, Moment, NodeName, Phase, Policy, Refused, Signals, Span, Token,
 };
 
 use memboss_crds::LeaseKind;
+use tokio::sync::oneshot;
 
 use self::admin::AdminInput;
 use self::clients::ClientInput;
+use self::view::Snapshot;
 use crate::health::Recovery;
+use crate::noted::Noted;
 use crate::order::{Answered, Epoch, Order};
 use crate::probes::meminfo::Ram;
 use crate::probes::nvml::{NoNvml, Sample};
 use crate::probes::processes::{Owner, PodUid, Process};
 use crate::probes::xid::Xid;
-use crate::store::{Ended, Holder, KnownGpu, Ledger};
+use crate::store::{Ended, Holder};
 
 pub use facts::GpuState;
 pub use holders::{Ask, Denied, GiveBack, Prepared, RamWish};
@@ -203,6 +208,8 @@ pub enum Input {
     Admin(AdminInput),
     /// Cache was dropped.
     Cleaned(relief::Cleaned),
+    /// Somebody wants to see the node as it is when all that came before this is done. The task answers.
+    Show(oneshot::Sender<Arc<Snapshot>>),
 }
 
 /// Whether somebody came or went.
@@ -291,8 +298,8 @@ pub struct Node {
     pub(crate) ram_room: Option<Mib>,
     /// What holders of RAM have of it, by the last look.
     pub(crate) ram_used: BTreeMap<LeaseId, Mib>,
-    pub(crate) holders: BTreeMap<LeaseId, Holder>,
-    pub(crate) ended: BTreeMap<LeaseId, Ended>,
+    pub(crate) holders: Noted<LeaseId, Holder>,
+    pub(crate) ended: Noted<LeaseId, Ended>,
     pub(crate) refused: BTreeMap<LeaseId, RefusedOrder>,
     pub(crate) orders: BTreeMap<LeaseId, Order>,
     /// The kinds of which all placements have been told.
@@ -320,6 +327,7 @@ pub struct Node {
     pub(crate) relief: relief::Relief,
     pub(crate) news: Vec<News>,
     pub(crate) counters: Counters,
+    unwritten: written::Unwritten,
     answers: Vec<Answer>,
 }
 
@@ -336,7 +344,7 @@ impl Node {
     /// Takes in one thing and does all that follows from it.
     pub fn step(&mut self, input: Input, now: Moment) {
         match input {
-            Input::Tick => {}
+            Input::Tick | Input::Show(_) => {}
             Input::Seen(observation) => self.see(*observation, now),
             Input::Xid(xid) => self.xid(&xid, now),
             Input::Orders(kind, orders) => self.take_orders(kind, orders),
@@ -359,7 +367,7 @@ impl Node {
         self.reconcile_orders(now);
         self.decide(now);
         self.settle_gives(now);
-        self.note_stopping(now);
+        self.follow_leases(now);
         self.push_processes(now);
     }
 
@@ -386,30 +394,6 @@ impl Node {
             pod.state != PodState::Live && self.holders.values().any(|holder| holder.subject.pod == pod.uid)
         });
         moving || leaving || self.is_pressed() || !self.gives.is_empty() || self.hold != Hold::Open
-    }
-
-    /// All that must outlive the process.
-    #[must_use]
-    pub fn ledger(&self) -> Ledger {
-        let known = |(uuid, gpu): (&GpuUuid, &GpuState)| KnownGpu {
-            uuid: uuid.clone(),
-            index: gpu.index,
-            model: gpu.model.clone(),
-            total: gpu.total,
-            reserved: gpu.reserved,
-        };
-        Ledger {
-            boot_id: self.settings.boot_id.clone(),
-            agent_epoch: self.agent_epoch,
-            token: self.engine.last_token(),
-            floor: self.floor.clone(),
-            gpus: self.gpus.iter().map(known).collect(),
-            records: self.engine.records(),
-            holders: self.holders.clone(),
-            ended: self.ended.clone(),
-            clients: self.clients.known.clone(),
-            drained: self.drains.here.clone(),
-        }
     }
 
     /// The answers that may go out once the ledger is written.
@@ -464,6 +448,18 @@ impl Node {
                 Decision::Wait { lease, why } => tracing::info!(%lease, reason = why.name(), "waits"),
             }
         }
+    }
+
+    /// What is kept beside each lease follows those that were touched, and these alone.
+    fn follow_leases(&mut self, now: Moment) {
+        let leases = self.engine.take_touched();
+        let clients = self.clients.known.take_touched();
+        self.note_phases(&leases, now);
+        for lease in leases.union(&clients) {
+            self.follow_client(lease);
+        }
+        self.unwritten.leases.extend(leases);
+        self.unwritten.clients.extend(clients);
     }
 
     fn tell(&mut self, lease: Option<&LeaseId>, severity: Severity, reason: &str, message: String) {

@@ -12,10 +12,12 @@ impl Node {
     /// Notes whose cgroup is there; a holder whose cgroup was there and is gone has exited.
     pub(super) fn watch_cgroups(&mut self, now: Moment) {
         let Some(cgroups) = &self.cgroups else { return };
-        let (mut exited, mut came) = (Vec::new(), Vec::new());
-        for (lease, holder) in &mut self.holders {
+        let (mut exited, mut came, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+        for (lease, holder) in self.holders.iter() {
             if cgroups.contains(&holder.subject.pod) {
-                holder.cgroup_seen = true;
+                if !holder.cgroup_seen {
+                    seen.push(lease.clone());
+                }
                 // The device plugin tells of a container that gets a GPU; nobody tells of one that has RAM alone.
                 let reserved = || matches!(self.engine.phase(lease), Some(Phase::Reserved { .. }));
                 if holder.placement.gpus.is_empty() && reserved() {
@@ -23,6 +25,11 @@ impl Node {
                 }
             } else if holder.cgroup_seen {
                 exited.push(lease.clone());
+            }
+        }
+        for lease in &seen {
+            if let Some(holder) = self.holders.get_mut(lease) {
+                holder.cgroup_seen = true;
             }
         }
         for lease in came {
@@ -37,39 +44,31 @@ impl Node {
         }
     }
 
-    /// Notes since when what is stopping has been stopping.
-    pub(super) fn note_stopping(&mut self, now: Moment) {
-        let leases = self.engine.leases();
-        self.note_phases(&leases, now);
-        let stopping: BTreeSet<LeaseId> = leases
-            .into_iter()
-            .filter(|lease| matches!(lease.phase, Phase::Stopping { .. }))
-            .map(|lease| lease.id)
-            .collect();
-        self.stopping_since.retain(|lease, _| stopping.contains(lease));
-        for lease in stopping {
-            self.stopping_since.entry(lease).or_insert(now);
-        }
-    }
-
-    /// Since when each lease is in its phase. What was adopted knows of its grant and its arrival.
-    fn note_phases(&mut self, leases: &[LeaseView], now: Moment) {
-        let mut phases = std::collections::BTreeMap::new();
+    /// Since when each of those leases is in its phase, and since when it is stopping, if it is. What was adopted knows of its grant and its arrival.
+    pub(super) fn note_phases(&mut self, leases: &BTreeSet<LeaseId>, now: Moment) {
         for lease in leases {
-            let known = self.phases.remove(&lease.id);
-            let since = match (&known, &lease.phase) {
+            let Some(phase) = self.engine.phase(lease) else {
+                self.phases.remove(lease);
+                self.stopping_since.remove(lease);
+                continue;
+            };
+            let since = match (self.phases.get(lease), phase) {
                 (Some((name, since)), phase) if *name == phase.name() => *since,
                 (None, Phase::Active { since }) => *since,
-                (None, Phase::Waiting) => self.engine.request(&lease.id).map_or(now, |request| request.enqueued),
+                (None, Phase::Waiting) => self.engine.request(lease).map_or(now, |request| request.enqueued),
                 _ => now,
             };
-            phases.insert(lease.id.clone(), (lease.phase.name(), since));
+            if matches!(phase, Phase::Stopping { .. }) {
+                self.stopping_since.entry(lease.clone()).or_insert(now);
+            } else {
+                self.stopping_since.remove(lease);
+            }
+            self.phases.insert(lease.clone(), (phase.name(), since));
         }
-        self.phases = phases;
     }
 
     fn stop_if_held(&mut self, lease: &LeaseId, reason: EndReason) {
-        let phase = self.engine.lease(lease).map(|view| view.phase);
+        let phase = self.engine.phase(lease);
         if matches!(phase, Some(Phase::Reserved { .. } | Phase::Active { .. } | Phase::Revoking { .. })) {
             self.release(lease, reason);
         }

@@ -13,6 +13,7 @@ use super::relief::Relief;
 use super::{Cluster, Counters, GpuState, Hold, Node, PodState, Settings, Severity};
 use crate::attribution::GpuUse;
 use crate::health::GpuHealth;
+use crate::noted::Noted;
 use crate::order::{Order, Recorded, State};
 use crate::probes::meminfo::Ram;
 use crate::store::{Ended, Ledger, Start};
@@ -102,8 +103,8 @@ impl Node {
             ram: Ram::default(),
             ram_room: None,
             ram_used: BTreeMap::new(),
-            holders: ledger.holders,
-            ended: ledger.ended,
+            holders: Noted::new(ledger.holders),
+            ended: Noted::new(ledger.ended),
             refused: BTreeMap::new(),
             orders: BTreeMap::new(),
             orders_told: BTreeSet::new(),
@@ -124,10 +125,13 @@ impl Node {
             relief,
             news: Vec::new(),
             counters: Counters::default(),
+            unwritten: Default::default(),
             answers: Vec::new(),
         };
         node.know_gpus(ledger.gpus, now);
         node.adopt_records(ledger.records);
+        // Since when, what is due when: of all that was adopted.
+        node.follow_leases(now);
         if node.hold == Hold::Quarantine {
             let message = "the ledger of this boot is lost: nothing is granted until it is rebuilt".to_owned();
             node.tell(None, Severity::Warning, "Quarantine", message);
@@ -163,8 +167,8 @@ impl Node {
             }
         }
         let engine = &self.engine;
-        self.holders.retain(|lease, _| engine.lease(lease).is_some());
-        self.clients.known.retain(|lease, _| engine.lease(lease).is_some());
+        self.holders.retain(|lease, _| engine.phase(lease).is_some());
+        self.clients.keep_only(|lease| engine.phase(lease).is_some());
     }
 
     /// Takes leases up again from their objects, once all is known, and opens the node.

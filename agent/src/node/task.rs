@@ -15,14 +15,14 @@ use super::relief::Cleaned;
 use super::view::Snapshot;
 use super::{Input, News, Node, Observation, RamUser};
 use crate::cleaner::{self, Cleaner};
-use crate::order::Epoch;
+use crate::journal::{Change, Journal};
 use crate::probes::nvml::{NoNvml, Prober, Reading};
 use crate::probes::pods::PodCgroups;
 use crate::probes::pressure::PressureProbe;
 use crate::probes::processes::{PodUid, Process, Processes};
 use crate::probes::xid::Xid;
 use crate::probes::{clock, meminfo, pidfd};
-use crate::store::{Ledger, Marker, Store};
+use crate::store::{Failure, Marker, Store};
 
 /// So many inputs at once are one write: more would keep those before them waiting for their answers.
 const BATCH: usize = 64;
@@ -88,9 +88,29 @@ pub struct Doors {
 #[derive(Debug)]
 pub struct Files {
     /// The ledger, on tmpfs.
-    pub ledger: Store,
+    pub ledger: Journal,
     /// The marker, on persistent disk.
     pub marker: Store,
+}
+
+/// When all leases are gone through to show them: at once where that takes no time; where there are many, for a small part of the time only.
+struct Outlook {
+    due: bool,
+    not_before: Instant,
+}
+
+impl Outlook {
+    /// Of all time, it may take one part in so many.
+    const PART: u32 = 10;
+
+    fn is_on(&self) -> bool {
+        self.due && Instant::now() >= self.not_before
+    }
+
+    fn done(&mut self, began: Instant) {
+        let now = Instant::now();
+        *self = Self { due: false, not_before: now + (now - began) * (Self::PART - 1) };
+    }
 }
 
 struct Look {
@@ -108,9 +128,13 @@ struct Task {
     /// What comes of cleaning that runs.
     cleaning: Option<oneshot::Receiver<Cleaned>>,
     next_look: Instant,
-    written: Option<Ledger>,
+    /// What has changed and could not be written yet.
+    unwritten: Change,
     marked: Option<Marker>,
     digest: [u8; 8],
+    outlook: Outlook,
+    /// Those who want to see the node as it is once what they asked before is done.
+    viewers: Vec<oneshot::Sender<Arc<Snapshot>>>,
     /// The first look has come to an end: before that, what was adopted would be shown as if its GPUs were lost.
     has_looked: bool,
     dead: bool,
@@ -130,9 +154,11 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
         look: None,
         cleaning: None,
         next_look,
-        written: None,
+        unwritten: Change::default(),
         marked: None,
         digest: [0; 8],
+        outlook: Outlook { due: false, not_before: next_look },
+        viewers: Vec::new(),
         has_looked: false,
         dead: false,
     };
@@ -180,7 +206,10 @@ async fn outcome(cleaning: &mut Option<oneshot::Receiver<Cleaned>>) -> Cleaned {
 
 impl Task {
     fn step(&mut self, input: Input) {
-        self.node.step(input, clock::now());
+        match input {
+            Input::Show(viewer) => self.viewers.push(viewer),
+            input => self.node.step(input, clock::now()),
+        }
     }
 
     fn next_wake(&self) -> Instant {
@@ -192,7 +221,8 @@ impl Task {
             .node
             .next_wake()
             .map(|due| Instant::now() + Duration::from_millis(due.since(clock::now()).millis().saturating_add(1)));
-        due.map_or(look, |due| due.min(look))
+        let outlook = self.outlook.due.then_some(self.outlook.not_before);
+        due.into_iter().chain(outlook).fold(look, Instant::min)
     }
 
     /// A deadline has passed: it is time to look, NVML is late, or the engine has something due.
@@ -305,15 +335,17 @@ impl Task {
     fn after_step(&mut self) {
         if !self.write() {
             self.next_look = Instant::now() + Duration::from_secs(1);
+            self.show_what_was();
             return;
-        }
-        if self.has_looked {
-            self.doors.snapshots.send_replace(Arc::new(self.node.snapshot(self.digest)));
         }
         for process in self.node.take_processes_to_watch() {
             self.eyes.sentinels.watch(process);
         }
         self.node.tell_clients();
+        self.outlook.due = true;
+        if self.outlook.is_on() {
+            self.look_out();
+        }
         for answer in self.node.take_answers() {
             answer();
         }
@@ -343,18 +375,41 @@ impl Task {
         self.next_look = if self.next_look > Instant::now() { self.next_look.min(at) } else { at };
     }
 
+    /// Shows all leases to everybody who looks.
+    fn look_out(&mut self) {
+        let began = Instant::now();
+        let places = self.node.places();
+        self.node.tell_all_clients(&places);
+        if self.has_looked {
+            let snapshot = self.node.snapshot(self.digest, &places);
+            self.doors.snapshots.send_replace(Arc::new(snapshot));
+        }
+        self.show_what_was();
+        self.outlook.done(began);
+    }
+
+    fn show_what_was(&mut self) {
+        let published = self.doors.snapshots.borrow().clone();
+        for viewer in self.viewers.drain(..) {
+            // It may have gone.
+            let _ = viewer.send(published.clone());
+        }
+    }
+
     fn write(&mut self) -> bool {
-        let ledger = self.node.ledger();
-        if self.written.as_ref() == Some(&ledger) {
+        self.unwritten.then(self.node.take_change());
+        let whole = self.files.ledger.wants_whole();
+        if self.unwritten.is_empty() && !whole {
             return true;
         }
-        if let Err(error) = self.write_marker(ledger.floor.as_ref(), ledger.agent_epoch) {
+        if let Err(error) = self.write_marker() {
             tracing::error!(error = &error as &dyn std::error::Error, "the marker cannot be written");
         }
-        match self.files.ledger.write(&ledger) {
-            Ok(digest) => {
-                self.digest.copy_from_slice(&digest[..8]);
-                self.written = Some(ledger);
+        let written = if whole { self.write_whole() } else { self.files.ledger.add(&self.unwritten) };
+        match written {
+            Ok(sum) => {
+                self.digest.copy_from_slice(&sum[..8]);
+                self.unwritten = Change::default();
                 true
             }
             Err(error) => {
@@ -367,13 +422,29 @@ impl Task {
         }
     }
 
-    fn write_marker(&mut self, floor: Option<&Epoch>, agent_epoch: u32) -> Result<(), crate::store::Failure> {
-        let boot_id = self.node.boot_id().to_owned();
-        let marker = Marker { boot_id, agent_epoch, floor: floor.cloned() };
-        if self.marked.as_ref() != Some(&marker) {
-            self.files.marker.write(&marker)?;
-            self.marked = Some(marker);
+    /// Where a whole finds no space, a change still may.
+    fn write_whole(&mut self) -> Result<[u8; 32], Failure> {
+        match self.files.ledger.begin(&self.node.ledger()) {
+            Err(error) if self.files.ledger.can_add() => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the ledger's file grows on");
+                self.files.ledger.add(&self.unwritten)
+            }
+            outcome => outcome,
         }
+    }
+
+    fn write_marker(&mut self) -> Result<(), Failure> {
+        let (boot_id, floor) = (self.node.boot_id(), self.node.floor());
+        let agent_epoch = self.node.agent_epoch;
+        let same = |marker: &Marker| {
+            (marker.boot_id.as_str(), marker.agent_epoch, marker.floor.as_ref()) == (boot_id, agent_epoch, floor)
+        };
+        if self.marked.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        let marker = Marker { boot_id: boot_id.to_owned(), agent_epoch, floor: floor.cloned() };
+        self.files.marker.write(&marker)?;
+        self.marked = Some(marker);
         Ok(())
     }
 }

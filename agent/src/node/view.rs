@@ -1,6 +1,6 @@
-//! What others are shown of a node: plain data, made anew after each step. Nothing here changes anything.
+//! What others are shown of a node: plain data, made anew when something has changed. Nothing here changes anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use memboss_core::{Class, Closed, GpuUuid, LeaseId, Mib, Moment, Phase, Pressure, Sign, Token};
 
@@ -186,9 +186,15 @@ pub(crate) fn notice_id(view: &memboss_core::LeaseView) -> Option<String> {
 }
 
 impl Node {
+    /// Everybody's place in the queue, from 1.
+    #[must_use]
+    pub fn places(&self) -> HashMap<LeaseId, usize> {
+        self.engine.queue().into_iter().zip(1..).collect()
+    }
+
     /// The node as it stands; `digest` is the ledger's.
     #[must_use]
-    pub fn snapshot(&self, digest: [u8; 8]) -> Snapshot {
+    pub fn snapshot(&self, digest: [u8; 8], places: &HashMap<LeaseId, usize>) -> Snapshot {
         Snapshot {
             node: self.settings.name.to_string(),
             boot_id: self.settings.boot_id.clone(),
@@ -196,7 +202,7 @@ impl Node {
             hold: self.hold_reason(),
             gpus: self.gpus_seen(),
             ram: self.ram_seen(),
-            leases: self.leases_seen(),
+            leases: self.leases_seen(places),
             counters: self.counters.clone(),
             digest: hex(&digest),
             wants_incarnation: self.wants_incarnation,
@@ -256,31 +262,32 @@ impl Node {
         }
     }
 
-    fn leases_seen(&self) -> BTreeMap<LeaseId, LeaseSeen> {
+    fn leases_seen(&self, places: &HashMap<LeaseId, usize>) -> BTreeMap<LeaseId, LeaseSeen> {
         let mut leases = BTreeMap::new();
         for (id, refused) in &self.refused {
             let why = (refused.why.name().to_owned(), refused.why.to_string());
             leases.insert(id.clone(), closed(&refused.answered, State::Refused, why));
         }
-        for (id, ended) in &self.ended {
+        for (id, ended) in self.ended.iter() {
             let why = (ended.reason.name().to_owned(), end_message(ended.reason.name()));
             let mut seen = closed(&ended.answered, State::Ended, why);
             seen.token = ended.token;
             seen.gpus = ended.gpus.iter().map(|share| self.share_seen(&share.uuid, share.memory)).collect();
             leases.insert(id.clone(), seen);
         }
-        for (id, holder) in &self.holders {
+        for (id, holder) in self.holders.iter() {
             if let Some(view) = self.engine.lease(id) {
                 leases.insert(id.clone(), self.held_seen(holder, &view));
             }
         }
-        for (id, client) in &self.clients.known {
+        for (id, client) in self.clients.known.iter() {
             if let Some(view) = self.engine.lease(id) {
                 leases.insert(id.clone(), self.client_seen(client, &view));
             }
         }
         for (id, seen) in &mut leases {
             seen.deleting = self.orders.get(id).is_some_and(|order| order.deleting);
+            seen.position = places.get(id).copied();
         }
         leases
     }
@@ -356,7 +363,7 @@ impl Node {
             ram_used: self.ram_used.get(&view.id).copied(),
             over: over.is_some(),
             deleting: false,
-            position: if view.phase == Phase::Waiting { self.engine.position(&view.id).ok() } else { None },
+            position: None,
             since: self.phases.get(&view.id).map(|(_, since)| *since).unwrap_or_default(),
             whose: None,
         }

@@ -101,7 +101,7 @@ impl Leases for Service {
         let wish = Box::new(words::wish(request.into_inner())?);
         let forecast = self.ask(|reply| ClientInput::DryRun { caller, wish, reply }).await?;
         let mut told = words::outlook(&forecast);
-        let snapshot = self.desk.known()?;
+        let snapshot = self.desk.shown().await?;
         let veil = Veil::new(pod.as_ref(), &snapshot);
         told.victims.iter_mut().for_each(|victim| veil.text(victim));
         words::number(&mut told.gpus, &snapshot);
@@ -126,7 +126,7 @@ impl Leases for Service {
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let pod = self.caller(&request)?.pod;
-        Ok(Response::new(seen_by(pod.as_ref(), &*self.desk.known()?)))
+        Ok(Response::new(seen_by(pod.as_ref(), &*self.desk.shown().await?)))
     }
 
     type WatchStatusStream = StatusStream;
@@ -157,7 +157,7 @@ impl Leases for Service {
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
         let pod = self.caller(&request)?.pod;
         let lease = request.into_inner().lease;
-        let snapshot = self.desk.known()?;
+        let snapshot = self.desk.shown().await?;
         let veil = Veil::new(pod.as_ref(), &snapshot);
         if !veil.shows_name(&snapshot, &lease) {
             return Err(Status::not_found(format!("no lease {lease} is known here")));
@@ -206,7 +206,7 @@ impl Service {
     ) -> Result<Response<v1::LeaseEvent>, Status> {
         let pod = caller.pod.clone();
         let lease = self.ask(|reply| ClientInput::GiveBack { caller, lease, what, reply }).await?;
-        let snapshot = self.desk.known()?;
+        let snapshot = self.desk.shown().await?;
         let seen = snapshot.leases.get(&lease).ok_or_else(|| Status::not_found(format!("lease {lease} is over")))?;
         let mut shown = super::message::lease(&lease, seen, clock::now());
         Veil::new(pod.as_ref(), &snapshot).lease(&mut shown);

@@ -21,7 +21,7 @@ use memboss_agent_api::v1::node_server::NodeServer;
 use memboss_agent_api::v1::workload_server::WorkloadServer;
 use memboss_platform::shutdown::Shutdown;
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::Status;
 use tonic::transport::Server;
@@ -43,9 +43,11 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// What was published last.
-    fn known(&self) -> Result<Arc<Snapshot>, Status> {
-        let snapshot = self.snapshots.borrow().clone();
+    /// The node as it is once all that the caller asked before is done.
+    async fn shown(&self) -> Result<Arc<Snapshot>, Status> {
+        let (viewer, shown) = oneshot::channel();
+        self.inputs.send(Input::Show(viewer)).await.map_err(|_| ending())?;
+        let snapshot = shown.await.map_err(|_| ending())?;
         if snapshot.is_known() {
             Ok(snapshot)
         } else {

@@ -50,7 +50,7 @@ impl Node for Service {
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        Ok(Response::new(message::status(&*self.desk.known()?, clock::now())))
+        Ok(Response::new(message::status(&*self.desk.shown().await?, clock::now())))
     }
 
     type WatchGpusStream = GpuStream;
@@ -84,6 +84,8 @@ impl Node for Service {
         let deadline = (request.deadline_ms > 0).then(|| Span::from_millis(request.deadline_ms));
         let (asked, dry_run) = (scope.clone(), request.dry_run);
         let there = self.admin(|reply| AdminInput::Drain { scope: asked, deadline, dry_run, reply }).await?;
+        // Whoever was there when it began is shown first.
+        self.desk.shown().await?;
         let snapshots = self.desk.snapshots.clone();
         let progress = admin_words::progress(snapshots, scope, there, dry_run);
         Ok(Response::new(Box::pin(progress.take_until(self.shutdown.clone().cancelled_owned()))))
@@ -98,7 +100,7 @@ impl Node for Service {
 
     async fn cleanup(&self, request: Request<v1::CleanupRequest>) -> Result<Response<v1::CleanupResponse>, Status> {
         let v1::CleanupRequest { dry_run, ram_only } = request.into_inner();
-        let before = self.desk.known()?;
+        let before = self.desk.shown().await?;
         let gone = admin_words::gone(&before, &self.desk.proc_root);
         let ended = self.admin(|reply| AdminInput::Cleanup { gone, ram_only, dry_run, reply }).await?;
         Ok(Response::new(admin_words::ended(&before, ended)))
@@ -107,7 +109,7 @@ impl Node for Service {
     async fn preempt(&self, request: Request<v1::PreemptRequest>) -> Result<Response<v1::PreemptResponse>, Status> {
         let v1::PreemptRequest { lease, force, dry_run } = request.into_inner();
         let freed = self.admin(|reply| AdminInput::Preempt { lease, force, dry_run, reply }).await?;
-        Ok(Response::new(admin_words::freed(&*self.desk.known()?, &freed)))
+        Ok(Response::new(admin_words::freed(&*self.desk.shown().await?, &freed)))
     }
 }
 

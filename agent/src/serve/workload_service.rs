@@ -31,7 +31,7 @@ impl Workload for Service {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<LeaseStream>, Status> {
         let pod = peer::pod(request.extensions(), &self.desk.proc_root)?;
-        if held_by(&*self.desk.known()?, &pod).is_none() {
+        if held_by(&*self.desk.shown().await?, &pod).is_none() {
             return Err(Status::not_found(format!("pod {pod} holds no lease on this node")));
         }
         let leases = WatchStream::new(self.desk.snapshots.clone()).filter_map(move |snapshot| {
@@ -59,7 +59,7 @@ impl Workload for Service {
         let pod = peer::pod(request.extensions(), &self.desk.proc_root)?;
         let notice = request.into_inner().notice_id;
         let lease = ask(&self.desk, |reply| Ask::Leave { pod, notice, reply }).await?;
-        self.view(&lease)
+        self.view(&lease).await
     }
 }
 
@@ -74,11 +74,11 @@ impl Service {
         let memory = memory_mib.iter().copied().map(Mib::from_mib).collect();
         let what = GiveBack { memory, ram, notice };
         let lease = ask(&self.desk, |reply| Ask::GiveBack { pod, what, reply }).await?;
-        self.view(&lease)
+        self.view(&lease).await
     }
 
-    fn view(&self, lease: &LeaseId) -> Result<Response<v1::LeaseView>, Status> {
-        let snapshot = self.desk.snapshots.borrow();
+    async fn view(&self, lease: &LeaseId) -> Result<Response<v1::LeaseView>, Status> {
+        let snapshot = self.desk.shown().await?;
         let seen = snapshot.leases.get(lease).ok_or_else(|| Status::not_found(format!("lease {lease} is over")))?;
         Ok(Response::new(message::lease(lease, seen, clock::now())))
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use memboss_agent::cleaner::Cleaner;
 use memboss_agent::health::Recovery;
+use memboss_agent::journal::Journal;
 use memboss_agent::node::clients::Limits;
 use memboss_agent::node::relief::Settings as Relief;
 use memboss_agent::node::task::{self, Doors, Eyes, Files, Pace};
@@ -103,10 +104,11 @@ impl Bed {
 
     async fn on(dir: TempDir, usage: Arc<Mutex<Usage>>, settings: Settings, quota: Quota, proc_root: PathBuf) -> Self {
         let files = Files {
-            ledger: Store::new(dir.path().join("ledger.json")),
+            ledger: Journal::new(dir.path().join("ledger")),
             marker: Store::new(dir.path().join("marker.json")),
         };
-        let start = store::judge(files.ledger.read(), files.marker.read(), "boot-1");
+        let found = files.ledger.read().map(|found| found.map(|found| found.ledger));
+        let start = store::judge(found, files.marker.read(), "boot-1");
         let node = Node::new(settings.clone(), start, clock::now());
         let (inputs, inputs_out) = mpsc::channel(64);
         let sentinels = Sentinels::new(proc_root.clone(), inputs.clone());
@@ -188,7 +190,11 @@ impl Bed {
 
     /// Stands where the ledger is written, so that it cannot be.
     pub(crate) fn ledger_in_the_way(&self) -> PathBuf {
-        self.dir.path().join("ledger.tmp")
+        // Without its file it has to be written anew, and where that begins there is a folder.
+        let in_the_way = self.dir.path().join("ledger.tmp");
+        std::fs::create_dir(&in_the_way).unwrap();
+        std::fs::remove_file(self.dir.path().join("ledger")).unwrap();
+        in_the_way
     }
 }
 

@@ -16,6 +16,7 @@ impl Node {
         if let Some(client) = self.clients.known.get_mut(&lease).filter(|client| client.ttl.is_none()) {
             client.alive = now;
         }
+        self.follow_client(&lease);
     }
 
     pub(super) fn process_gone(&mut self, process: Process) {
@@ -44,17 +45,31 @@ impl Node {
         [silent, impatient].into_iter().flatten().min()
     }
 
+    /// A lease in code may have changed, or who listens.
+    pub(in crate::node) fn follow_client(&mut self, lease: &LeaseId) {
+        let due = self.clients.known.get(lease).and_then(|client| self.due(lease, client));
+        self.clients.set_due(lease, due);
+        if self.clients.listeners.contains_key(lease) {
+            self.clients.to_tell.insert(lease.clone());
+        }
+    }
+
     /// Ends what nobody keeps alive any more.
     pub(in crate::node) fn end_silent_clients(&mut self, now: Moment) {
-        let due =
-            self.clients.known.iter().filter(|(lease, client)| self.due(lease, client).is_some_and(|due| now >= due));
-        let due: Vec<LeaseId> = due.map(|(lease, _)| lease.clone()).collect();
-        due.iter().for_each(|lease| self.let_go(lease, EndReason::Expired));
+        let due: Vec<LeaseId> =
+            self.clients.dues.iter().take_while(|(due, _)| *due <= now).map(|(_, lease)| lease.clone()).collect();
+        for lease in due {
+            // It may have been renewed in this very step.
+            let is_due = |client: &Client| self.due(&lease, client).is_some_and(|due| now >= due);
+            if self.clients.known.get(&lease).is_some_and(is_due) {
+                self.let_go(&lease, EndReason::Expired);
+            }
+        }
     }
 
     /// When the next of them ends by itself.
     pub(in crate::node) fn next_silent_client(&self) -> Option<Moment> {
-        self.clients.known.iter().filter_map(|(lease, client)| self.due(lease, client)).min()
+        self.clients.dues.first().map(|(due, _)| *due)
     }
 
     /// Ends what nobody keeps: processes that are gone though their end was not noticed, and those whose time is over. In a dry run it only tells.

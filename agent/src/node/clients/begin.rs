@@ -74,7 +74,7 @@ impl Node {
             given_back: false,
             gone: false,
         };
-        self.clients.known.insert(lease.clone(), client);
+        self.clients.add(lease.clone(), client);
         if before.is_none() && at_once {
             self.decide(now);
             if self.engine.phase(&lease) == Some(&Phase::Waiting) {
@@ -119,16 +119,14 @@ impl Node {
     /// Whether one more can be had only if it need not wait.
     fn check_limits(&self, caller: &Caller) -> Result<bool, Denied> {
         let limits = &self.settings.clients;
-        let (mut all, mut waiting) = (0, 0);
-        for lease in self.clients.of_owner(caller) {
-            all += 1;
-            waiting += usize::from(self.engine.phase(lease) == Some(&Phase::Waiting));
-        }
+        let all = self.clients.count_of(caller);
         if all >= limits.leases {
             let most = limits.leases;
             return Err(Denied::TooMany(format!("{} has {most} leases here, which is the most", caller.owner())));
         }
-        Ok(waiting >= limits.waiting)
+        // Counted only where it could be too many.
+        let waits = |lease: &&LeaseId| self.engine.phase(lease) == Some(&Phase::Waiting);
+        Ok(all >= limits.waiting && self.clients.of_owner(caller).filter(waits).count() >= limits.waiting)
     }
 
     /// Refuses what would have to wait.

@@ -11,7 +11,7 @@ mod limits;
 mod push;
 mod tell;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use memboss_core::{EndReason, Forecast, LeaseId, LeaseView, Mib, Moment, Request, Span};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::Node;
 use super::holders::{Denied, GiveBack};
+use crate::noted::Noted;
 use crate::probes::processes::{Caller, Process};
 
 pub use limits::{Ceilings, Limits};
@@ -172,7 +173,14 @@ pub enum ClientInput {
 /// All leases in code, and who listens.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
-    pub(crate) known: BTreeMap<LeaseId, Client>,
+    pub(crate) known: Noted<LeaseId, Client>,
+    /// How many each owner has.
+    counts: BTreeMap<String, usize>,
+    /// When each ends by itself, unless somebody does something; the earliest first, too.
+    due: BTreeMap<LeaseId, Moment>,
+    dues: BTreeSet<(Moment, LeaseId)>,
+    /// Those of whom something may be news to their listeners.
+    to_tell: BTreeSet<LeaseId>,
     listeners: BTreeMap<LeaseId, Listener>,
     connections: BTreeMap<u64, LeaseId>,
     /// Last words to those whose leases are over.
@@ -188,11 +196,39 @@ impl Clients {
     pub(crate) fn taken_up(mut known: BTreeMap<LeaseId, Client>, now: Moment) -> Self {
         known.values_mut().for_each(|client| client.alive = now);
         let to_watch = known.values().map(|client| client.caller.process).collect();
-        Self { known, to_watch, ..Self::default() }
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        known.values().for_each(|client| *counts.entry(client.caller.owner()).or_default() += 1);
+        Self { known: Noted::new(known), counts, to_watch, ..Self::default() }
+    }
+
+    pub(crate) fn keep_only(&mut self, keep: impl Fn(&LeaseId) -> bool) {
+        let others: Vec<LeaseId> = self.known.keys().filter(|lease| !keep(lease)).cloned().collect();
+        others.iter().for_each(|lease| drop(self.forget(lease)));
     }
 
     fn of_owner<'a>(&'a self, caller: &'a Caller) -> impl Iterator<Item = &'a LeaseId> {
         self.known.iter().filter(|(_, client)| client.caller.is_of(caller)).map(|(lease, _)| lease)
+    }
+
+    fn count_of(&self, caller: &Caller) -> usize {
+        self.counts.get(&caller.owner()).copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, lease: LeaseId, client: Client) {
+        *self.counts.entry(client.caller.owner()).or_default() += 1;
+        if let Some(before) = self.known.insert(lease, client) {
+            self.uncount(&before);
+        }
+    }
+
+    fn uncount(&mut self, client: &Client) {
+        let owner = client.caller.owner();
+        if let Some(count) = self.counts.get_mut(&owner) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.counts.remove(&owner);
+            }
+        }
     }
 
     fn hears(&mut self, lease: &LeaseId, listener: Listener) {
@@ -200,14 +236,30 @@ impl Clients {
         if let Some(before) = self.listeners.insert(lease.clone(), listener) {
             self.connections.remove(&before.connection);
         }
+        self.to_tell.insert(lease.clone());
     }
 
     pub(crate) fn forget(&mut self, lease: &LeaseId) -> Option<Listener> {
-        self.known.remove(lease)?;
+        let client = self.known.remove(lease)?;
+        self.uncount(&client);
         self.pushed.remove(lease);
         let listener = self.listeners.remove(lease)?;
         self.connections.remove(&listener.connection);
         Some(listener)
+    }
+
+    /// When it ends by itself from now on.
+    fn set_due(&mut self, lease: &LeaseId, due: Option<Moment>) {
+        let before = match due {
+            Some(due) => self.due.insert(lease.clone(), due),
+            None => self.due.remove(lease),
+        };
+        if let Some(before) = before.filter(|before| Some(*before) != due) {
+            self.dues.remove(&(before, lease.clone()));
+        }
+        if let Some(due) = due {
+            self.dues.insert((due, lease.clone()));
+        }
     }
 }
 

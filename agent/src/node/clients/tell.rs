@@ -1,32 +1,44 @@
 //! What the holder of a lease in code is told: how it is now, whenever that has changed.
 
+use std::collections::HashMap;
+
 use memboss_core::{EndReason, LeaseId, LeaseView, Phase};
 
-use super::Told;
+use super::{Listener, Told};
 use crate::node::Node;
 
 impl Node {
     pub(super) fn told(&self, lease: &LeaseId) -> Option<Told> {
-        let view = self.engine.lease(lease)?;
-        let waits = view.phase == Phase::Waiting && view.placement.is_none();
-        let position = if waits { self.engine.position(lease).ok() } else { None };
-        Some(Told { lease: view, position, ended: None })
+        let position = || self.engine.position(lease).ok();
+        self.told_at(lease, position)
     }
 
-    /// Tells everybody what is news to them: to be called once the ledger is written.
+    fn told_at(&self, lease: &LeaseId, position: impl FnOnce() -> Option<usize>) -> Option<Told> {
+        let view = self.engine.lease(lease)?;
+        let waits = view.phase == Phase::Waiting && view.placement.is_none();
+        Some(Told { position: waits.then(position).flatten(), lease: view, ended: None })
+    }
+
+    /// Tells those whose leases have changed: to be called once the ledger is written.
     pub fn tell_clients(&mut self) {
         for (listener, told) in std::mem::take(&mut self.clients.farewells) {
             listener.events.send_replace(Some(told));
         }
+        for lease in std::mem::take(&mut self.clients.to_tell) {
+            if let Some(listener) = self.clients.listeners.get(&lease)
+                && let Some(told) = self.told(&lease)
+            {
+                listener.hear(told);
+            }
+        }
+    }
+
+    /// Tells everybody what is news to them: places in the queue change also for those whose leases do not.
+    pub fn tell_all_clients(&self, places: &HashMap<LeaseId, usize>) {
         for (lease, listener) in &self.clients.listeners {
-            let Some(told) = self.told(lease) else { continue };
-            listener.events.send_if_modified(|before| {
-                let news = before.as_ref() != Some(&told);
-                if news {
-                    *before = Some(told);
-                }
-                news
-            });
+            if let Some(told) = self.told_at(lease, || places.get(lease).copied()) {
+                listener.hear(told);
+            }
         }
     }
 
@@ -36,5 +48,17 @@ impl Node {
             let told = Told { lease: view.clone(), position: None, ended: Some(reason) };
             self.clients.farewells.push((listener, told));
         }
+    }
+}
+
+impl Listener {
+    fn hear(&self, told: Told) {
+        self.events.send_if_modified(|before| {
+            let news = before.as_ref() != Some(&told);
+            if news {
+                *before = Some(told);
+            }
+            news
+        });
     }
 }

@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 
 use super::view::Snapshot;
 pub(super) use super::*;
+use crate::journal::Replay;
 use crate::order::{ContainerSlots, Recorded, State, Subject};
 use crate::probes::nvml::{GpuReading, NoNvml, Usage};
 use crate::store::{Marker, Start};
@@ -15,6 +16,8 @@ const GIB: u64 = 1 << 30;
 /// A node, and what is to be seen of it next.
 struct Play {
     node: Node,
+    /// Its ledger, by what it said has changed.
+    followed: Replay,
     now: u64,
     pods: BTreeSet<PodUid>,
     /// pid, pod, GiB.
@@ -75,6 +78,7 @@ impl Play {
     fn begin_in(start: Start, cluster: Cluster) -> Self {
         let node = Node::new(settings(cluster), start, Moment::from_millis(1000));
         Self {
+            followed: Replay::begin(node.ledger()),
             node,
             now: 1000,
             pods: BTreeSet::new(),
@@ -105,6 +109,8 @@ impl Play {
     fn step(&mut self, input: Input) {
         self.now += 1;
         self.node.step(input, Moment::from_millis(self.now));
+        self.followed.apply(self.node.take_change());
+        assert_eq!(self.followed.clone().finish(), self.node.ledger(), "what is written is what there is");
     }
 
     fn later(&mut self, seconds: u64) {
@@ -180,7 +186,7 @@ impl Play {
     }
 
     fn snapshot(&self) -> Snapshot {
-        self.node.snapshot([0; 8])
+        self.node.snapshot([0; 8], &self.node.places())
     }
 
     fn state(&self, pod: &str) -> Option<State> {
