@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use memboss_platform::shutdown::Shutdown;
+use prost::Message as _;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError};
 use tokio::sync::watch;
@@ -21,6 +22,18 @@ const LASTS_MS: i64 = 5000;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The field in which a machine tells of itself, as the protocol has it.
+pub const SHOWS: &str = "shows";
+
+/// What a heartbeat tells beside that the node is there and what is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// Nothing: the API server has the rest.
+    Beat,
+    /// The machine as it stands, for others that share the server.
+    Machine,
+}
 
 /// Counts heartbeats.
 #[derive(Debug, Default)]
@@ -55,8 +68,14 @@ enum Missed {
 }
 
 /// Writes heartbeats until `shutdown`.
-pub async fn run(source: Source, snapshots: watch::Receiver<Arc<Snapshot>>, pulse: Arc<Pulse>, shutdown: Shutdown) {
-    let mut beat = Beat { source, connection: None, sequence: 0 };
+pub async fn run(
+    source: Source,
+    telling: Telling,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    pulse: Arc<Pulse>,
+    shutdown: Shutdown,
+) {
+    let mut beat = Beat { source, telling, connection: None, sequence: 0 };
     let mut pause = EVERY;
     let mut down = false;
     loop {
@@ -95,6 +114,7 @@ pub async fn run(source: Source, snapshots: watch::Receiver<Arc<Snapshot>>, puls
 
 struct Beat {
     source: Source,
+    telling: Telling,
     connection: Option<MultiplexedConnection>,
     sequence: u64,
 }
@@ -108,7 +128,10 @@ impl Beat {
         };
         self.sequence += 1;
         let key = key(&snapshot.node);
-        let fields = fields(snapshot, self.sequence);
+        let mut fields = fields(snapshot, self.sequence);
+        if self.telling == Telling::Machine {
+            fields.push((SHOWS.to_owned(), crate::serve::figures(snapshot).encode_to_vec()));
+        }
         let mut write = redis::pipe();
         // HSET itself, which the node's user may run; the client's own method sends an older command.
         write.atomic().cmd("HSET").arg(&key).arg(&fields).pexpire(&key, LASTS_MS).ignore();
@@ -133,14 +156,16 @@ impl Beat {
     }
 }
 
-fn fields(snapshot: &Snapshot, sequence: u64) -> Vec<(String, String)> {
+fn fields(snapshot: &Snapshot, sequence: u64) -> Vec<(String, Vec<u8>)> {
     let mut fields = vec![
-        ("boot".to_owned(), snapshot.boot_id.clone()),
-        ("epoch".to_owned(), snapshot.agent_epoch.to_string()),
-        ("seq".to_owned(), sequence.to_string()),
-        ("digest".to_owned(), snapshot.digest.clone()),
-        ("hold".to_owned(), snapshot.hold.clone().unwrap_or_default()),
+        ("boot".to_owned(), snapshot.boot_id.clone().into_bytes()),
+        ("epoch".to_owned(), snapshot.agent_epoch.to_string().into_bytes()),
+        ("seq".to_owned(), sequence.to_string().into_bytes()),
+        ("digest".to_owned(), snapshot.digest.clone().into_bytes()),
+        ("hold".to_owned(), snapshot.hold.clone().unwrap_or_default().into_bytes()),
     ];
-    fields.extend(snapshot.gpus.iter().map(|gpu| (format!("free:{}", gpu.uuid), gpu.free.mib().to_string())));
+    fields.extend(
+        snapshot.gpus.iter().map(|gpu| (format!("free:{}", gpu.uuid), gpu.free.mib().to_string().into_bytes())),
+    );
     fields
 }

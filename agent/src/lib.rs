@@ -10,6 +10,7 @@ pub mod heartbeat;
 pub mod journal;
 pub mod kube;
 pub mod metrics;
+pub mod neighbours;
 pub mod node;
 pub mod noted;
 pub mod order;

@@ -168,6 +168,7 @@ impl Flags {
         let name = self.node_name.or(config.node_name.take()).or_else(host).ok_or(Failure::NoName)?;
         config.node_name = Some(name.clone());
         config.nvml_library = self.nvml_library.or(config.nvml_library);
+        let redis_url = config.redis_url.clone();
         config.run_dir = self.run_dir.unwrap_or(config.run_dir);
         config.state_dir = self.state_dir.unwrap_or(config.state_dir);
         config.margin.mib = self.margin_mib.unwrap_or(config.margin.mib);
@@ -192,7 +193,7 @@ impl Flags {
             boot_id_file: self.boot_id_file,
             meminfo_file: self.meminfo_file,
             admin_address: address,
-            redis_url: self.redis_url,
+            redis_url: self.redis_url.or(redis_url),
             operator: (self.operator_url, self.operator_ca, self.operator_token),
         })
     }

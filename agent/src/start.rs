@@ -18,8 +18,9 @@ use tokio::time::Instant;
 
 use crate::cleaner::Cleaner;
 use crate::credentials::{Operator, Source};
-use crate::heartbeat::{self, Pulse};
+use crate::heartbeat::{self, Pulse, Telling};
 use crate::journal::Journal;
+use crate::neighbours::Neighbours;
 use crate::node::task::{self, Doors, Eyes, Files, Pace};
 use crate::node::{Cluster, Node};
 use crate::probes::nvml::Prober;
@@ -57,7 +58,13 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (snapshots, published) = watch::channel(Arc::default());
     let (news, news_out) = mpsc::unbounded_channel();
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    let desk = Desk { inputs: inputs.clone(), snapshots: published.clone(), proc_root: arguments.proc_root.clone() };
+    let neighbours = arguments.redis_url.clone().filter(|_| cluster == Cluster::None);
+    let desk = Desk {
+        inputs: inputs.clone(),
+        snapshots: published.clone(),
+        proc_root: arguments.proc_root.clone(),
+        neighbours: neighbours.map(|url| Arc::new(Neighbours::new(Source::Url(url)))),
+    };
     serve_sockets(&arguments, &desk, &shutdown, &mut tasks)?;
 
     let pulse = Arc::new(Pulse::default());
@@ -71,8 +78,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     if let Some(source) = redis(&arguments) {
         let (published, pulse, end) = (published.clone(), pulse, shutdown.clone());
+        let telling = if cluster == Cluster::None { Telling::Machine } else { Telling::Beat };
         tasks.spawn(async move {
-            heartbeat::run(source, published, pulse, end).await;
+            heartbeat::run(source, telling, published, pulse, end).await;
             Ok(())
         });
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memboss_agent::credentials::Source;
-use memboss_agent::heartbeat::{self, Pulse};
+use memboss_agent::heartbeat::{self, Pulse, Telling};
+use memboss_agent::neighbours::{Failure, Neighbours};
 use memboss_agent::node::view::Snapshot;
 use memboss_platform::shutdown::Shutdown;
 use redis::AsyncCommands as _;
@@ -98,9 +99,13 @@ struct Beating {
 }
 
 fn beat(url: String) -> Beating {
-    let (sender, receiver) = watch::channel(snapshot());
+    beat_of(url, Telling::Beat, snapshot())
+}
+
+fn beat_of(url: String, telling: Telling, snapshot: Arc<Snapshot>) -> Beating {
+    let (sender, receiver) = watch::channel(snapshot);
     let (pulse, shutdown) = (Arc::new(Pulse::default()), Shutdown::new());
-    let task = tokio::spawn(heartbeat::run(Source::Url(url), receiver, pulse.clone(), shutdown.clone()));
+    let task = tokio::spawn(heartbeat::run(Source::Url(url), telling, receiver, pulse.clone(), shutdown.clone()));
     Beating { pulse, shutdown, task, _snapshots: sender }
 }
 
@@ -181,4 +186,31 @@ async fn a_user_that_may_touch_its_own_key_alone_is_enough() {
     assert_eq!(within(field(&mut connection, "epoch")).await, "3");
     beating.end().await;
     server.kill();
+}
+
+#[tokio::test]
+async fn machines_that_share_a_server_see_one_another_until_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut connection = within(server.client()).await;
+    let named = |name: &str| Arc::new(Snapshot { node: name.into(), agent_epoch: 7, ..Snapshot::default() });
+    let machines = ["beta", "alpha"].map(|name| beat_of(Server::url(dir.path(), ""), Telling::Machine, named(name)));
+    for machine in &machines {
+        machine.until(|beats, _| beats > 0).await;
+    }
+    // Neither what a node of a cluster writes is a machine, nor what somebody else left there.
+    let beating = beat(Server::url(dir.path(), ""));
+    beating.until(|beats, _| beats > 0).await;
+    let _: () = connection.hset(heartbeat::key("odd"), heartbeat::SHOWS, b"\xff\xff\xff".as_slice()).await.unwrap();
+    let neighbours = Neighbours::new(Source::Url(Server::url(dir.path(), "")));
+    let seen = neighbours.machines().await.unwrap();
+    let names: Vec<_> = seen.iter().map(|machine| (machine.node.as_str(), machine.agent_epoch)).collect();
+    assert_eq!(names, [("alpha", 7), ("beta", 7)]);
+    server.kill();
+    let afresh = Neighbours::new(Source::Url(Server::url(dir.path(), "")));
+    assert!(matches!(afresh.machines().await, Err(Failure::Ask(_))));
+    for machine in machines {
+        machine.end().await;
+    }
+    beating.end().await;
 }

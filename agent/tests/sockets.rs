@@ -88,7 +88,7 @@ impl Bed {
         let end = shutdown.clone();
         let mut tasks = vec![tokio::spawn(async move { task::run(node, eyes, doors, files, end).await.unwrap() })];
         let proc_root = dir.path().join("proc");
-        let desk = Desk { inputs: inputs.clone(), snapshots: snapshots.clone(), proc_root };
+        let desk = Desk { inputs: inputs.clone(), snapshots: snapshots.clone(), proc_root, neighbours: None };
         let path = dir.path().join("node/node.sock");
         let listener = serve::listen(&path, Audience::Root).unwrap();
         let (own, end) = (desk.clone(), shutdown.clone());

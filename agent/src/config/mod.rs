@@ -38,6 +38,9 @@ pub struct Config {
     /// Where probes and metrics are served; port 9411 of this machine alone if not given, of all addresses on a node of a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_address: Option<SocketAddr>,
+    /// A Redis-compatible server that several machines share to see one another, with its credentials; none if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis_url: Option<String>,
     /// What of each GPU is never leased.
     pub margin: MarginPart,
     /// Who may use the socket.
@@ -156,6 +159,7 @@ impl Default for Config {
             state_dir: "/var/lib/memboss".into(),
             nvml_library: None,
             admin_address: None,
+            redis_url: None,
             margin: MarginPart::default(),
             socket: SocketPart::default(),
             limits: LimitsPart::default(),

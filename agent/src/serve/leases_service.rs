@@ -166,6 +166,22 @@ impl Leases for Service {
         lines.iter_mut().for_each(|line| veil.text(line));
         Ok(Response::new(v1::ExplainResponse { lines }))
     }
+
+    async fn machines(&self, request: Request<v1::MachinesRequest>) -> Result<Response<v1::MachinesResponse>, Status> {
+        if self.caller(&request)?.pod.is_some() {
+            return Err(Status::permission_denied("a pod is not told of other machines"));
+        }
+        let Some(neighbours) = &self.desk.neighbours else {
+            return Err(Status::failed_precondition(
+                "this machine shares no Redis-compatible server with others: say which one to memboss-agent (redis-url), or ask the API server of a cluster",
+            ));
+        };
+        let machines = neighbours.machines().await.map_err(|failure| {
+            tracing::debug!(error = &failure as &dyn std::error::Error, "the neighbours cannot be told");
+            Status::unavailable(failure.to_string())
+        })?;
+        Ok(Response::new(v1::MachinesResponse { machines }))
+    }
 }
 
 /// The machine as that pod may see it; all of it for whoever is in none.

@@ -27,6 +27,7 @@ use tonic::Status;
 use tonic::transport::Server;
 
 use self::gate::Gate;
+use crate::neighbours::Neighbours;
 use crate::node::view::Snapshot;
 use crate::node::{Denied, Input};
 use memboss_core::Refused;
@@ -40,6 +41,8 @@ pub struct Desk {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Where processes are looked up.
     pub proc_root: PathBuf,
+    /// The machines that share a Redis-compatible server with this one, if it has one.
+    pub neighbours: Option<Arc<Neighbours>>,
 }
 
 impl Desk {
@@ -54,6 +57,12 @@ impl Desk {
             Err(Status::unavailable("the agent has not looked at its GPUs yet"))
         }
     }
+}
+
+/// A machine as others are shown it, without its leases.
+#[must_use]
+pub fn figures(snapshot: &Snapshot) -> memboss_agent_api::v1::StatusResponse {
+    message::figures(snapshot)
 }
 
 /// A socket could not be served.

@@ -119,7 +119,7 @@ impl Bed {
             (eyes(&dir, usage.clone(), sentinels), Doors { inputs: inputs_out, snapshots: sender, news });
         let end = shutdown.clone();
         let mut tasks = vec![tokio::spawn(async move { task::run(node, eyes, doors, files, end).await.unwrap() })];
-        let desk = Desk { inputs, snapshots: snapshots.clone(), proc_root: proc_root.clone() };
+        let desk = Desk { inputs, snapshots: snapshots.clone(), proc_root: proc_root.clone(), neighbours: None };
         let path = dir.path().join("node/node.sock");
         let listener = serve::listen(&path, Audience::Root).unwrap();
         let (own, end) = (desk.clone(), shutdown.clone());
