@@ -21,13 +21,24 @@ built() {
   echo "$program"
 }
 
-# in_code: leases in code, on an agent alone with simulated GPUs.
+# in_code: leases in code, on an agent alone with simulated GPUs: from Rust, from Python and TypeScript where these are here, and the PyPI package reslock beside them.
 in_code() {
   echo "== leases in code"
   cargo build --locked --release --manifest-path "$root/Cargo.toml" --workspace --quiet
-  local measure
+  local measure python
   measure=$(built --example code_leases)
-  "$measure"
+  python=$(environment)
+  PATH="$("$here/node.sh"):$PATH"
+  (cd "$root/sdk/typescript" && npm ci --ignore-scripts --silent && npm run --silent build)
+  "$measure" "'$python' '$root/sdk/python/bench.py' 2000" "node '$root/sdk/typescript/bench.mjs' 2000" "'$python' '$here/bench/peer_reslock.py'"
+}
+
+# environment: a Python with memboss' packages of this checkout and reslock, outside the checkout.
+environment() {
+  local place=${CACHE:-${MEMBOSS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/memboss}}/bench-python
+  [ -x "$place/bin/python3" ] || python3 -m venv "$place" >&2
+  "$place/bin/pip" install --quiet --disable-pip-version-check reslock==0.12.3 "$root"/sdk/python/memboss-{client,vram,ram} >&2
+  echo "$place/bin/python3"
 }
 
 if [ "$*" = leases ]; then

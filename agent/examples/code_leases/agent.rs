@@ -90,6 +90,14 @@ impl Agent {
         Ok(LeasesClient::new(memboss_agent_api::connect(&self.socket()).await?))
     }
 
+    /// Runs a command of the shell's that measures something on this agent, and prints what it finds.
+    pub(crate) async fn beside(&self, command: &str) -> Result<()> {
+        let mut shell = tokio::process::Command::new("sh");
+        let done = shell.args(["-c", command]).env("MEMBOSS_SOCKET", self.socket()).status().await?;
+        ensure!(done.success(), "{command}: {done}");
+        Ok(())
+    }
+
     /// Where its ledger is, and how much of a core it has used.
     pub(crate) fn about(&self) -> String {
         format!("pid {}, in {}", self.process.id(), self.dir.path().display())

@@ -1,5 +1,5 @@
 //! Measures leases in code on a real agent with simulated GPUs, and prints each figure with its goal. It asserts nothing:
-//! a figure tells of the machine as much as of memboss. Run it by `tests/bench.sh leases`.
+//! a figure tells of the machine as much as of memboss. Run it by `tests/bench.sh leases`. Each argument is a command that measures on the same agent.
 #![expect(clippy::print_stdout, reason = "a benchmark speaks")]
 
 mod agent;
@@ -23,6 +23,9 @@ async fn main() -> Result<()> {
     pairs::contended(&agent, &table).await?;
     moments::next_grant(&agent, &table).await?;
     moments::notice(&agent, &table).await?;
+    for command in std::env::args().skip(1) {
+        agent.beside(&command).await?;
+    }
     crowd::measure(&agent, &table).await?;
     Ok(())
 }
