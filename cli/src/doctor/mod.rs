@@ -13,10 +13,10 @@ use comfy_table::Color;
 use memboss_agent_api::v1::StatusResponse;
 use serde::Serialize;
 
-use crate::agent::Sockets;
 use crate::exit::Failure;
 use crate::output::{Colours, Output};
 use crate::show;
+use crate::way::Where;
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
@@ -76,7 +76,8 @@ impl Finding {
     }
 }
 
-pub(crate) async fn run(asked: &Doctor, sockets: &Sockets, output: Output) -> Result<()> {
+pub(crate) async fn run(asked: &Doctor, at: &Where, output: Output) -> Result<()> {
+    let sockets = &at.sockets;
     let (mut findings, status) = sockets::look(sockets).await;
     findings.extend(status.as_ref().map(|status| machine::same_boot(status, asked)));
     findings.extend(gpus::look(asked.nvml_library.as_deref(), status.as_ref()));
