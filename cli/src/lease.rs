@@ -261,7 +261,8 @@ mod tests {
         };
         let before = [lease("a", Phase::Active, 1), lease("b", Phase::Active, 1), lease("c", Phase::Waiting, 0)];
         let now = [lease("a", Phase::Active, 2), lease("c", Phase::Active, 0)];
-        let news: Vec<_> = changed(&before, &now).iter().map(|told| (told.view.lease.clone(), told.view.phase())).collect();
+        let news: Vec<_> =
+            changed(&before, &now).iter().map(|told| (told.view.lease.clone(), told.view.phase())).collect();
         assert_eq!(news, [("c".to_owned(), Phase::Active), ("b".to_owned(), Phase::Ended)]);
     }
 }

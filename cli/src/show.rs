@@ -216,7 +216,8 @@ fn lease_table<'a>(leases: impl Iterator<Item = (&'a LeaseView, &'a str)> + Clon
         if look.wide {
             let holder = lease.holder.clone().unwrap_or_default();
             // A pod's lease is no single process's.
-            let [pid, uid] = if holder.pid > 0 { [holder.pid, holder.uid].map(|id| id.to_string()) } else { Default::default() };
+            let [pid, uid] =
+                if holder.pid > 0 { [holder.pid, holder.uid].map(|id| id.to_string()) } else { Default::default() };
             let token = lease.token.map(|token| format!("{}.{}", token.epoch, token.sequence)).unwrap_or_default();
             row.extend([pid, uid, holder.label, token].map(Cell::new));
         }

@@ -142,7 +142,8 @@ impl Cluster {
 
     /// Whether the API server was asked for.
     fn is_wanted(&self) -> bool {
-        let named = self.kubeconfig.is_some() || self.context.is_some() || self.namespace.is_some() || self.on.is_some();
+        let named =
+            self.kubeconfig.is_some() || self.context.is_some() || self.namespace.is_some() || self.on.is_some();
         self.by == Some(By::Api) || (self.by.is_none() && named)
     }
 
@@ -183,8 +184,7 @@ fn is_there(socket: &Path) -> bool {
 }
 
 fn no_way(error: &dyn std::error::Error) -> Failure {
-    let why = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-    Failure::NoAgent(format!("there is no way to an API server: {error}{why}; see --kubeconfig and --context"))
+    Failure::NoAgent(format!("there is no way to an API server: {}; see --kubeconfig and --context", chain(error)))
 }
 
 /// What the API server refuses, as a failure of this command.
@@ -199,9 +199,9 @@ pub(crate) fn refused(error: &kube::Error) -> Failure {
             Failure::NotPermitted("the API server does not know who you are: log in again".to_owned())
         }
         // Kinds that it does not know are told by a page, not by an object's name.
-        kube::Error::Api(answer) if answer.code == 404 && answer.details.is_none() => {
-            Failure::Undone("this cluster has no memboss: install its chart (helm install memboss charts/memboss)".to_owned())
-        }
+        kube::Error::Api(answer) if answer.code == 404 && answer.details.is_none() => Failure::Undone(
+            "this cluster has no memboss: install its chart (helm install memboss charts/memboss)".to_owned(),
+        ),
         kube::Error::Api(answer) => Failure::Undone(answer.message.clone()),
         other => Failure::NoAgent(format!("the API server does not answer: {}", chain(other))),
     }

@@ -42,12 +42,12 @@ impl Places {
     }
 
     fn has(&self, placed: &Placed) -> bool {
-        let holds =
-            matches!(placed.view.phase(), Phase::Reserved | Phase::Active | Phase::Revoking | Phase::Stopping);
+        let holds = matches!(placed.view.phase(), Phase::Reserved | Phase::Active | Phase::Revoking | Phase::Stopping);
         holds
-            && self.0.get(&placed.node).is_some_and(|gpus| {
-                gpus.is_empty() || placed.view.gpus.iter().any(|share| gpus.contains(&share.uuid))
-            })
+            && self
+                .0
+                .get(&placed.node)
+                .is_some_and(|gpus| gpus.is_empty() || placed.view.gpus.iter().any(|share| gpus.contains(&share.uuid)))
     }
 
     /// How far it has come since those were there.

@@ -15,6 +15,7 @@ use kube::{Api, ResourceExt as _};
 use memboss_agent_api::v1::{LeaseView, StatusResponse};
 use memboss_crds::{LeasePhase, MemoryNode, RamLease, VramLease};
 
+pub(crate) use self::reach::USUAL;
 use crate::exit::Failure;
 use crate::way::{Server, refused};
 
@@ -205,9 +206,12 @@ impl Server {
                 [(node, gpu)] => found.entry((*node).clone()).or_default().push(gpu.uuid.clone()),
                 [] => return Err(Failure::Usage(format!("no GPU {name:?} is on {}", names(&machines)))),
                 several => {
-                    let there: Vec<String> = several.iter().map(|(node, gpu)| format!("{} on {node}", gpu.uuid)).collect();
+                    let there: Vec<String> =
+                        several.iter().map(|(node, gpu)| format!("{} on {node}", gpu.uuid)).collect();
                     let there = there.join(", ");
-                    return Err(Failure::Usage(format!("GPU {name} is several ({there}): say which node by --on NAME")));
+                    return Err(Failure::Usage(format!(
+                        "GPU {name} is several ({there}): say which node by --on NAME"
+                    )));
                 }
             }
         }

@@ -56,7 +56,8 @@ impl Server {
                 };
                 let ended = ended.and_then(|status| status.message);
                 let said = text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).or(ended);
-                Err(said.map_or(failure, |said| Failure::NoAgent(format!("the agent of {node} is not reached: {said}"))))
+                Err(said
+                    .map_or(failure, |said| Failure::NoAgent(format!("the agent of {node} is not reached: {said}"))))
             }
         }
     }
@@ -65,7 +66,8 @@ impl Server {
     pub(crate) async fn run_on(&self, node: &str, words: &[String]) -> Result<u8, Failure> {
         let command: Vec<String> = ["memboss".to_owned()].into_iter().chain(words.iter().cloned()).collect();
         let mut process = self.exec(node, &command, false).await?;
-        let (Some(output), Some(said), Some(status)) = (process.stdout(), process.stderr(), process.take_status()) else {
+        let (Some(output), Some(said), Some(status)) = (process.stdout(), process.stderr(), process.take_status())
+        else {
             return Err(Failure::NoAgent(format!("the API server gave no connection to the agent's pod on {node}")));
         };
         let (one, other) = tokio::join!(pour(output, std::io::stdout()), pour(said, std::io::stderr()));

@@ -65,7 +65,8 @@ pub(super) fn explained(lease: &VramLease) -> Vec<String> {
     let class = memboss_core::Class::from(lease.spec.class);
     let state = status.phase.map_or("not looked at yet".to_owned(), |phase| format!("{phase:?}"));
     let pod = &lease.spec.subject.pod_name;
-    let mut lines = vec![format!("{} of pod {pod} asks for {} in class {class}: {state}", name(lease), lease.spec.requested)];
+    let mut lines =
+        vec![format!("{} of pod {pod} asks for {} in class {class}: {state}", name(lease), lease.spec.requested)];
     if let Some(place) = status.queue.as_ref().and_then(|queue| queue.position) {
         lines.push(format!("place {place} in the queue"));
     }
@@ -214,15 +215,6 @@ fn past(since: i64, now: i64) -> u64 {
     u64::try_from(now.saturating_sub(since)).unwrap_or_default()
 }
 
-/// Nodes one below the other.
-pub(crate) fn machines(nodes: &[StatusResponse], look: show::Look) -> String {
-    if nodes.is_empty() {
-        return "no node has an agent: is the chart installed?".to_owned();
-    }
-    let shown = nodes.iter().map(|node| format!("node {}\n{}", node.node, show::machine(node, look)));
-    shown.collect::<Vec<_>>().join("\n\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,7 +241,10 @@ mod tests {
             }),
         );
         let told = placed(&held, 25_000);
-        assert_eq!((told.node.as_str(), told.view.lease.as_str(), told.view.class.as_str()), ("node1", "team/a", "high"));
+        assert_eq!(
+            (told.node.as_str(), told.view.lease.as_str(), told.view.class.as_str()),
+            ("node1", "team/a", "high")
+        );
         assert_eq!((told.view.phase(), told.view.gpus[0].memory_mib), (Phase::Active, 8192));
         let holder = told.view.holder.unwrap();
         assert_eq!((holder.used_mib, holder.phase_ms), (7168, 15_000));
@@ -263,7 +258,8 @@ mod tests {
         let found = find(leases.to_vec(), "team/pod-a");
         assert_eq!(found.len(), 1);
         let told = explained(&found[0]).join("\n");
-        for words in ["team/b of pod pod-a asks for 8Gi in class high: Waiting", "place 2", "NoRoom: 8Gi are not free"] {
+        for words in ["team/b of pod pod-a asks for 8Gi in class high: Waiting", "place 2", "NoRoom: 8Gi are not free"]
+        {
             assert!(told.contains(words), "{words}: {told}");
         }
         assert!(find(leases.to_vec(), "other/pod-a").is_empty());
@@ -273,7 +269,8 @@ mod tests {
 
     #[test]
     fn whoever_holds_stands_before_whoever_waits_and_each_node_has_its_own() {
-        let waits = |name: &str, position: u32| lease(name, json!({ "phase": "Waiting", "queue": { "position": position } }));
+        let waits =
+            |name: &str, position: u32| lease(name, json!({ "phase": "Waiting", "queue": { "position": position } }));
         let placed = json!({ "node": "node1", "epoch": { "incarnation": "i", "number": 1 }, "attempt": 1 });
         let holds = lease("z", json!({ "phase": "Active", "placement": placed }));
         let over = lease("a", json!({ "phase": "Ended" }));

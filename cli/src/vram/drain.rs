@@ -84,7 +84,9 @@ async fn there(asked: Drain, server: &Server, output: Output) -> Result<()> {
             _ = tokio::signal::ctrl_c() => return Err(left().into()),
         };
         let Some(step) = step.transpose()? else {
-            return Err(Failure::NoAgent("the API server ended the answer before all had gone: ask again".to_owned()).into());
+            return Err(
+                Failure::NoAgent("the API server ended the answer before all had gone: ask again".to_owned()).into()
+            );
         };
         if told(&step, output)? {
             return Ok(());
@@ -129,8 +131,8 @@ async fn here(asked: Drain, sockets: &Sockets, output: Output) -> Result<()> {
     let deadline = asked.deadline.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     let request = DrainRequest { gpus, node: asked.node, deadline_ms: deadline, dry_run: asked.dry_run };
     if asked.dry_run || !asked.consent.yes {
-        let mut would = answer(socket, agent.drain(DrainRequest { dry_run: true, ..request.clone() })).await?;
-        let first = would.message().await.map_err(|status| refused(socket, &status))?.unwrap_or_default();
+        let mut answers = answer(socket, agent.drain(DrainRequest { dry_run: true, ..request.clone() })).await?;
+        let first = answers.message().await.map_err(|status| refused(socket, &status))?.unwrap_or_default();
         if asked.dry_run {
             return would(&first, output);
         }
