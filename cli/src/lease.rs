@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::agent::{Sockets, Steered, answer, refused};
 use crate::ask::Consent;
-use crate::cluster::{Picture, Placed};
+use crate::cluster::{Picture, Placed, Wanted};
 use crate::exit::Failure;
 use crate::output::{Colours, Output, aside};
 use crate::show::Look;
@@ -118,7 +118,7 @@ async fn watch(way: &Way, output: Output) -> Result<()> {
             Err(Failure::NoAgent(format!("the agent at {at} has ended: ask again")).into())
         }
         Way::Api(server) => {
-            let mut pictures = server.watch();
+            let mut pictures = server.watch(Wanted::Leases);
             while let Some(picture) = pictures.next().await {
                 list.tell(picture?.leases)?;
             }

@@ -14,7 +14,7 @@ use memboss_ram::users::Monitor;
 use serde::Serialize;
 
 use crate::ask::Consent;
-use crate::cluster::Picture;
+use crate::cluster::{Picture, Wanted};
 use crate::exit::Failure;
 use crate::output::{Colours, Output};
 use crate::way::{Server, Where};
@@ -148,7 +148,7 @@ fn tell(picture: &Picture, output: Output) -> Result<()> {
 /// Tells how the nodes stand, and again when the level of one has changed.
 async fn watch(server: &Server, output: Output) -> Result<()> {
     let mut before: Option<Vec<(String, String)>> = None;
-    let mut pictures = server.watch();
+    let mut pictures = server.watch(Wanted::All);
     while let Some(picture) = pictures.next().await {
         let picture = picture?;
         let level = |machine: &memboss_agent_api::v1::StatusResponse| {

@@ -68,6 +68,7 @@ pub(crate) enum Way {
 }
 
 /// An API server, as its user reaches it.
+#[derive(Clone)]
 pub(crate) struct Server {
     /// Asks it.
     pub(crate) client: Client,
@@ -124,6 +125,11 @@ impl Where {
 }
 
 impl Server {
+    /// The same, whatever namespace was named: who empties a node is concerned with everybody there.
+    pub(crate) fn of_all(&self) -> Self {
+        Self { namespace: None, ..self.clone() }
+    }
+
     fn tell(&self, output: Output) {
         if output.is_text() {
             aside(&self.said);

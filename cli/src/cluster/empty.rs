@@ -10,7 +10,7 @@ use memboss_agent_api::v1::{DrainProgress, LeaseView, Phase};
 use memboss_crds::{MemoryNode, MemoryNodeSpec};
 use serde_json::json;
 
-use super::{Picture, Placed};
+use super::{Picture, Placed, Wanted};
 use crate::exit::Failure;
 use crate::way::{Server, refused};
 
@@ -86,7 +86,7 @@ impl Server {
         before: Vec<LeaseView>,
     ) -> impl Stream<Item = Result<DrainProgress, Failure>> + Unpin + use<> {
         let mut told: Option<(BTreeSet<(String, i32)>, u32)> = None;
-        let steps = self.watch().filter_map(move |picture| {
+        let steps = self.watch(Wanted::Leases).filter_map(move |picture| {
             let step = picture.map(|picture| places.progress(&before, &picture));
             let news = step.as_ref().map_or(true, |step| {
                 let stage = step.remaining.iter().map(|lease| (lease.lease.clone(), lease.phase)).collect();

@@ -16,6 +16,7 @@ use memboss_agent_api::v1::{LeaseView, StatusResponse};
 use memboss_crds::{LeasePhase, MemoryNode, RamLease, VramLease};
 
 pub(crate) use self::reach::USUAL;
+pub(crate) use self::watch::Wanted;
 use crate::exit::Failure;
 use crate::way::{Server, refused};
 

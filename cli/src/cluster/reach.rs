@@ -1,5 +1,5 @@
 //! The way to a node's agent from elsewhere: `memboss` in the agent's own pod is started by the API server, and either hands a connection on to the agent's
-//! socket for root, or does there what only can be done there. Whoever may do that has the right `create` on `pods/exec` of the agents' pods.
+//! socket for root, or does there what only can be done there. Whoever may do that has the rights `get` and `create` on `pods/exec` of the agents' pods.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -116,7 +116,7 @@ fn not_let_in(error: &kube::Error, pod: &Pod) -> Failure {
     // A refused upgrade of the connection is told by its status alone.
     if is_403 || said.contains("403") {
         return Failure::NotPermitted(format!(
-            "the agent is asked by way of its pod {namespace}/{name}, and you have no right to that: it is create on pods/exec in namespace {namespace}"
+            "the agent is asked by way of its pod {namespace}/{name}, and you have no right to that: it is get and create on pods/exec in namespace {namespace}"
         ));
     }
     Failure::NoAgent(format!("the agent's pod {namespace}/{name} cannot be reached: {said}"))

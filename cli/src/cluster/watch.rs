@@ -1,6 +1,7 @@
 //! A cluster as it changes: one picture after another, made from three watches. It asks nothing else.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::stream::{BoxStream, select_all};
 use futures::{Stream, StreamExt as _};
@@ -15,9 +16,22 @@ use crate::way::{Server, refused};
 
 /// What is told together is shown together.
 const AT_ONCE: usize = 256;
+/// For how long something has been so is told again, though nothing else has changed.
+const PACE: Duration = Duration::from_secs(1);
 
-/// News of one kind, in one of three.
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Leases alone, which whoever may see one namespace may see there.
+    Leases,
+    /// Leases and nodes.
+    All,
+}
+
+/// News of one kind.
 enum News {
+    /// Time went by.
+    Tick,
     Node(Event<MemoryNode>),
     Vram(Event<VramLease>),
     Ram(Event<VramLease>),
@@ -59,6 +73,7 @@ struct All {
 impl All {
     fn hear(&mut self, news: News) {
         match news {
+            News::Tick => {}
             News::Node(event) => self.nodes.hear(event),
             News::Vram(event) => self.vram.hear(event),
             News::Ram(event) => self.ram.hear(event),
@@ -84,8 +99,8 @@ fn among_both(event: Event<RamLease>) -> Event<VramLease> {
 }
 
 impl Server {
-    /// What there is now, and again on every change. A watch that breaks is told, and begun again.
-    pub(crate) fn watch(&self) -> impl Stream<Item = Result<Picture, Failure>> + Send + Unpin + use<> {
+    /// What there is now, and again on every change and every second. A watch that breaks is told, and begun again.
+    pub(crate) fn watch(&self, wanted: Wanted) -> impl Stream<Item = Result<Picture, Failure>> + Send + Unpin + use<> {
         let (client, on) = (self.client.clone(), self.on.clone());
         let (vram, ram): (Api<VramLease>, Api<RamLease>) = match &self.namespace {
             Some(namespace) => (Api::namespaced(client.clone(), namespace), Api::namespaced(client.clone(), namespace)),
@@ -94,21 +109,35 @@ impl Server {
         let nodes = watcher(Api::<MemoryNode>::all(client), watcher::Config::default()).default_backoff();
         let vram = watcher(vram, watcher::Config::default()).default_backoff();
         let ram = watcher(ram, watcher::Config::default()).default_backoff();
-        let all: [BoxStream<'static, Heard>; 3] = [
-            nodes.map(|heard| heard.map(News::Node)).boxed(),
+        let ticks = futures::stream::unfold((), |()| async {
+            tokio::time::sleep(PACE).await;
+            Some((Ok(News::Tick), ()))
+        });
+        let mut all: Vec<BoxStream<'static, Heard>> = vec![
+            ticks.boxed(),
             vram.map(|heard| heard.map(News::Vram)).boxed(),
             ram.map(|heard| heard.map(|event| News::Ram(among_both(event)))).boxed(),
         ];
         let mut known = All::default();
+        if wanted == Wanted::All || on.is_some() {
+            all.push(nodes.map(|heard| heard.map(News::Node)).boxed());
+        } else {
+            known.nodes.complete = true;
+        }
+        let mut is_broken = false;
         let pictures = select_all(all).ready_chunks(AT_ONCE).filter_map(move |heard| {
             let mut trouble = None;
             for news in heard {
                 match news {
-                    Ok(news) => known.hear(news),
+                    Ok(news) => {
+                        is_broken &= matches!(news, News::Tick);
+                        known.hear(news);
+                    }
                     Err(error) => trouble = Some(broken(&error)),
                 }
             }
-            let told = known.picture().map(|picture| picture.of(on.as_deref()));
+            is_broken |= trouble.is_some();
+            let told = (!is_broken).then(|| known.picture()).flatten().map(|picture| picture.of(on.as_deref()));
             std::future::ready(trouble.map(Err).or(told))
         });
         pictures.boxed()

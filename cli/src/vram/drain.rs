@@ -61,6 +61,7 @@ async fn there(asked: Drain, server: &Server, output: Output) -> Result<()> {
         let said = "--deadline goes by the agent's socket alone; by the API server each notice runs its time, and who must go sooner is ended by its pod's end";
         return Err(Failure::Usage(said.to_owned()).into());
     }
+    let server = server.of_all();
     let places = match asked.node {
         true => Places::node(server.one_node().await?),
         false => Places::gpus(server.gpus(&asked.gpus).await?),

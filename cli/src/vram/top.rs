@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::look;
 use super::screen::Screen;
 use crate::agent::{Sockets, answer};
-use crate::cluster::Picture;
+use crate::cluster::{Picture, Wanted};
 use crate::exit::Failure;
 use crate::output::{Colours, Output};
 use crate::way::{Server, Way};
@@ -162,7 +162,7 @@ async fn follow(sockets: &Sockets, told: &mpsc::Sender<News>) -> Failure {
 
 /// Listens to the API server, which is asked again by itself.
 async fn watch(server: &Server, told: mpsc::Sender<News>) {
-    let mut pictures = server.watch();
+    let mut pictures = server.watch(Wanted::All);
     while let Some(news) = pictures.next().await {
         if told.send(news).await.is_err() {
             return;
