@@ -50,7 +50,10 @@ async fn agents(way: &Way) -> Result<Vec<(String, Steered)>, Failure> {
                 let agent = server.steer(&node).await?;
                 agents.push((node, agent));
             }
-            Ok(agents)
+            match agents.as_slice() {
+                [] => Err(Failure::NoAgent("no node has an agent: memboss doctor --by api tells why".to_owned())),
+                _ => Ok(agents),
+            }
         }
     }
 }

@@ -197,8 +197,7 @@ fn no_way(error: &dyn std::error::Error) -> Failure {
 pub(crate) fn refused(error: &kube::Error) -> Failure {
     match error {
         kube::Error::Api(answer) if answer.code == 403 => Failure::NotPermitted(format!(
-            "{}; the role view of a namespace brings the right to read its leases (say -n NAMESPACE), cluster-wide those of all and the nodes; edit may end pods, \
-             a cluster's administrator drains nodes",
+            "{}; the role view of a namespace reads its leases (say -n NAMESPACE), view of the whole cluster all leases and nodes",
             answer.message
         )),
         kube::Error::Api(answer) if answer.code == 401 => {

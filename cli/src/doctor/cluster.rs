@@ -92,6 +92,9 @@ async fn kinds(server: &Server) -> Finding {
         Ok(list) => list.items.iter().filter_map(|crd| crd.labels().get(VERSION_LABEL).cloned()).collect(),
         Err(_) => return Finding::ok(about, format!("{group} is served whole; of which version you may not see")),
     };
+    if versions.is_empty() {
+        return Finding::ok(about, format!("{group} is served whole; nothing says of which version"));
+    }
     let others: Vec<&str> = versions.iter().map(String::as_str).filter(|version| *version != OWN).collect();
     if others.is_empty() {
         return Finding::ok(about, format!("{group} is served whole, of version {OWN}"));
