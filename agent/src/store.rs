@@ -30,7 +30,7 @@ pub struct Ledger {
     pub floor: Option<Epoch>,
     /// The GPUs as they were last seen, so that their leases can be adopted before NVML answers.
     pub gpus: Vec<KnownGpu>,
-    /// The engine's leases.
+    /// The engines' leases.
     pub records: Vec<LeaseRecord>,
     /// What the agent knows of each beside that.
     pub holders: BTreeMap<LeaseId, Holder>,

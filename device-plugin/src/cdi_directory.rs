@@ -17,6 +17,11 @@ use crate::source::Merged;
 pub const KIND: &str = "memboss.dev/lease";
 /// How the names of our files begin.
 pub const PREFIX: &str = "memboss-lease-";
+/// The device that is all GPUs of the node.
+pub const ALL_GPUS: &str = "memboss.dev/agent=gpus";
+const ALL_GPUS_FILE: &str = "memboss-agent-gpus.json";
+/// The vendor's own hook must not add GPUs of its own accord.
+const NO_HOOK: &str = "NVIDIA_VISIBLE_DEVICES=void";
 const SLOTS: &str = "memboss.dev/slots";
 const GPUS: &str = "memboss.dev/gpus";
 
@@ -49,6 +54,12 @@ pub struct Told {
     pub gpus: Vec<String>,
 }
 
+/// Where a container finds the agent's socket, as a variable of its environment.
+#[must_use]
+pub fn socket_variable(directory: &Path) -> (&'static str, String) {
+    ("MEMBOSS_SOCKET", format!("{}/agent.sock", directory.display()))
+}
+
 /// The name of the file for a device name.
 #[must_use]
 pub fn file_name(device: &str) -> String {
@@ -68,17 +79,37 @@ impl CdiDirectory {
         source: Merged,
     ) -> Result<(), Write> {
         let newest = names.last().map_or("", String::as_str);
-        let path = self.path.join(file_name(newest));
-        let spec = self.spec(slots, names, lease, source);
-        self.replace(newest, &path, &spec).map_err(|source| Write { path: path.clone(), source })?;
+        self.replace(&file_name(newest), &self.spec(slots, names, lease, source))?;
         self.remove(|name| name != newest && slots.iter().any(|slot| name.starts_with(&format!("{slot}-"))));
         Ok(())
     }
 
+    /// Writes the file of the device [`ALL_GPUS`].
+    ///
+    /// # Errors
+    /// [`Write`].
+    pub fn write_all_gpus(&self, source: Merged) -> Result<(), Write> {
+        let Merged { mut edits, version } = source;
+        edits.merge(&ContainerEdits { env: vec![NO_HOOK.to_owned()], ..ContainerEdits::default() });
+        let (kind, device) = ALL_GPUS.split_once('=').unwrap_or((ALL_GPUS, ""));
+        self.replace(ALL_GPUS_FILE, &compose(kind, &version, &[device.to_owned()], &edits, Map::new()))
+    }
+
+    /// Whether the file of the device [`ALL_GPUS`] is there.
+    #[must_use]
+    pub fn has_all_gpus(&self) -> bool {
+        self.path.join(ALL_GPUS_FILE).exists()
+    }
+
+    fn replace(&self, name: &str, spec: &Spec) -> Result<(), Write> {
+        let path = self.path.join(name);
+        self.try_replace(name, &path, spec).map_err(|source| Write { path, source })
+    }
+
     /// The temporary file must lie in the CDI directory itself: runtimes do not notice a file that is renamed in from another one.
-    fn replace(&self, newest: &str, path: &Path, spec: &Spec) -> io::Result<()> {
+    fn try_replace(&self, name: &str, path: &Path, spec: &Spec) -> io::Result<()> {
         fs::create_dir_all(&self.path)?;
-        let temporary = self.path.join(format!(".{PREFIX}{newest}.tmp"));
+        let temporary = self.path.join(format!(".{name}.tmp"));
         let mut file = File::create(&temporary)?;
         file.write_all(&serde_json::to_vec(spec)?)?;
         drop(file);
@@ -95,7 +126,7 @@ impl CdiDirectory {
     }
 
     fn own_edits(&self, lease: &PrepareResponse, uuids: &str) -> ContainerEdits {
-        let directory = self.agent_directory.display();
+        let (socket, at) = socket_variable(&self.agent_directory);
         let mount = serde_json::json!({
             "hostPath": self.agent_directory, "containerPath": self.agent_directory,
             "options": ["ro", "nosuid", "nodev", "noexec", "bind"],
@@ -105,9 +136,8 @@ impl CdiDirectory {
                 format!("MEMBOSS_LEASE={}", lease.lease),
                 format!("MEMBOSS_GPUS={uuids}"),
                 format!("MEMBOSS_VRAM_MIB={}", joined(lease.gpus.iter().map(|gpu| gpu.memory_mib.to_string()))),
-                format!("MEMBOSS_SOCKET={directory}/agent.sock"),
-                // The vendor's own hook must not add GPUs of its own accord.
-                "NVIDIA_VISIBLE_DEVICES=void".to_owned(),
+                format!("{socket}={at}"),
+                NO_HOOK.to_owned(),
             ],
             mounts: vec![mount],
             ..ContainerEdits::default()

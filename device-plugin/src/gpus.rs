@@ -1,13 +1,14 @@
-//! Follows the agent's view of the GPUs, for ever: when the agent is away, what was seen last stays.
+//! Follows the agent's view of the GPUs, for ever, and hands it on: when the agent is away, what was seen last stays.
 
 use std::path::Path;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use memboss_agent_api::v1::WatchGpusRequest;
 use memboss_agent_api::v1::node_client::NodeClient;
+use memboss_agent_api::v1::{GpuList, WatchGpusRequest};
 use memboss_platform::admin::Condition;
 use memboss_platform::shutdown::Shutdown;
+use tokio::sync::watch;
 
 use crate::state::{State, chain};
 
@@ -15,7 +16,13 @@ use crate::state::{State, chain};
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs until `shutdown`.
-pub async fn follow(state: &State, socket: &Path, condition: &Condition, shutdown: &Shutdown) {
+pub async fn follow(
+    state: &State,
+    seen: &watch::Sender<GpuList>,
+    socket: &Path,
+    condition: &Condition,
+    shutdown: &Shutdown,
+) {
     let schedule = ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(LONGEST_PAUSE)
@@ -26,7 +33,7 @@ pub async fn follow(state: &State, socket: &Path, condition: &Condition, shutdow
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            end = stream(state, socket, condition) => match end {
+            end = stream(state, seen, socket, condition) => match end {
                 // It worked for a while: start over with short pauses.
                 Ended::AfterLists(why) => { pauses = schedule.build(); said.clear(); report(condition, why, &mut said); }
                 Ended::Before(why) => report(condition, why, &mut said),
@@ -44,7 +51,7 @@ enum Ended {
     AfterLists(String),
 }
 
-async fn stream(state: &State, socket: &Path, condition: &Condition) -> Ended {
+async fn stream(state: &State, seen: &watch::Sender<GpuList>, socket: &Path, condition: &Condition) -> Ended {
     let channel = match memboss_agent_api::connect(socket).await {
         Ok(channel) => channel,
         Err(error) => return Ended::Before(chain(&error)),
@@ -57,6 +64,7 @@ async fn stream(state: &State, socket: &Path, condition: &Condition) -> Ended {
         match lists.message().await {
             Ok(Some(list)) => {
                 state.observe(&list).await;
+                seen.send_replace(list);
                 condition.ready();
             }
             Ok(None) => return Ended::AfterLists("the agent ended its stream of GPUs".to_owned()),

@@ -1,5 +1,6 @@
 //! The device plugin of a node: advertises VRAM to the kubelet as interchangeable slots, and binds each starting container to the GPUs of its lease
-//! by a CDI file. It decides nothing about leases (the agent does) and talks to no API server, GPU library or Redis.
+//! by a CDI file; containers that lease in code are let through to the agent (`door`). It decides nothing about leases (the agent does) and talks to no
+//! API server, GPU library or Redis.
 //!
 //! ```text
 //!             ListAndWatch, Allocate              Prepare, WatchGpus
@@ -11,10 +12,12 @@
 //!   registration                         +--> source (CDI specs of the GPUs) --> cdi_directory --> container runtime
 //! ```
 
+pub mod all_gpus;
 pub mod bindings;
 pub mod cdi;
 pub mod cdi_directory;
 pub mod checkpoint;
+pub mod door;
 pub mod figures;
 pub mod gpus;
 pub mod lock;

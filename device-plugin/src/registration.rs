@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use memboss_kubelet_api::deviceplugin::RegisterRequest;
-use memboss_kubelet_api::deviceplugin::device_plugin_server::DevicePluginServer;
+use memboss_kubelet_api::deviceplugin::device_plugin_server::{DevicePlugin, DevicePluginServer};
 use memboss_kubelet_api::deviceplugin::registration_client::RegistrationClient;
+use memboss_kubelet_api::deviceplugin::{DevicePluginOptions, RegisterRequest};
 use memboss_kubelet_api::{REGISTRATION_SOCKET, VERSION};
 use memboss_platform::admin::Condition;
 use memboss_platform::shutdown::Shutdown;
@@ -20,7 +20,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use crate::server::{OPTIONS, Service};
+use crate::figures::Figures;
+use crate::server::Streams;
 use crate::state::chain;
 use crate::watch::DirectoryWatch;
 
@@ -63,15 +64,31 @@ enum Ended {
     },
 }
 
+/// What can be registered: a service that is served on one socket after the other.
+pub trait Offer: DevicePlugin + Clone {
+    /// What it asks of the kubelet.
+    const OPTIONS: DevicePluginOptions;
+
+    /// The same on another socket, whose streams end with `end`.
+    #[must_use]
+    fn until(&self, end: Shutdown) -> Self;
+
+    /// Its open streams, on whichever socket.
+    fn streams(&self) -> &Streams;
+
+    /// Where it counts.
+    fn figures(&self) -> &Figures;
+}
+
 /// See the module.
 #[derive(Debug)]
-pub struct Registration {
+pub struct Registration<S> {
     /// Where the kubelet and its plugins have their sockets.
     pub directory: PathBuf,
     /// The extended resource.
     pub resource: String,
     /// What is served.
-    pub service: Service,
+    pub service: S,
     /// Met while registered.
     pub condition: Condition,
     /// How fast.
@@ -101,7 +118,7 @@ struct Serving {
     task: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
-impl Registration {
+impl<S: Offer> Registration<S> {
     /// Runs until `shutdown`.
     pub async fn run(self, shutdown: Shutdown) {
         let mut pauses = schedule().build();
@@ -195,8 +212,8 @@ impl Registration {
             tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
         }
         tracing::info!(resource = self.resource, socket = ?own, "registered");
-        self.service.figures.registrations.inc();
-        let mut streams = self.service.streams.count();
+        self.service.figures().registrations.inc();
+        let mut streams = self.service.streams().count();
         loop {
             match tokio::time::timeout(self.pace.stream, streams.wait_for(|open| *open > 0)).await {
                 Ok(_) => self.condition.ready(),
@@ -215,7 +232,7 @@ impl Registration {
             version: VERSION.to_owned(),
             endpoint,
             resource_name: self.resource.clone(),
-            options: Some(OPTIONS),
+            options: Some(S::OPTIONS),
         };
         let ask = async {
             let socket = self.directory.join(REGISTRATION_SOCKET);
@@ -235,7 +252,7 @@ impl Registration {
         let listener =
             UnixListener::bind(&path).map_err(|source| Ended::Serve { path: path.clone(), source: source.into() })?;
         let end = Shutdown::new();
-        let service = Service { end: end.clone(), ..self.service.clone() };
+        let service = self.service.until(end.clone());
         let serve = Server::builder()
             .add_service(DevicePluginServer::new(service))
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());

@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use memboss_agent_api::v1::GpuList;
 use memboss_platform::admin::{Condition, Readiness};
 use memboss_platform::metrics::Registry;
 use memboss_platform::shutdown::Shutdown;
 
+use tokio::sync::watch;
+
+use crate::all_gpus::AllGpus;
 use crate::cdi_directory::CdiDirectory;
 use crate::checkpoint::Checkpoint;
+use crate::door::{Door, GPUS_RESOURCE, LeadsTo, SOCKET_RESOURCE, plenty};
 use crate::figures::Figures;
 use crate::prestart::{Binder, Kubelet};
-use crate::registration::Registration;
+use crate::registration::{Offer, Registration};
 use crate::server::{Service, Streams};
 use crate::settings::Settings;
 use crate::source::Sources;
@@ -62,12 +67,13 @@ impl Plugin {
         let condition = readiness.condition("runtime-reads-cdi");
         let (witness, watching) =
             Witness::new(&settings.cdi_directory, settings.timing.unread, condition, figures.clone());
+        let sources = Sources { kind: settings.cdi_source_kind.clone(), directories: settings.cdi_sources.clone() };
         let kubelet = Kubelet { socket: settings.pod_resources_socket.clone(), resource: settings.resource.clone() };
         let binder = Binder {
             state: Arc::clone(&state),
             kubelet: kubelet.clone(),
             agent: settings.agent_socket.clone(),
-            sources: Sources { kind: settings.cdi_source_kind.clone(), directories: settings.cdi_sources.clone() },
+            sources: sources.clone(),
             cdi: cdi.clone(),
             witness,
             patience: settings.timing.patience,
@@ -77,21 +83,35 @@ impl Plugin {
             binder: Arc::new(binder),
             streams: Streams::default(),
             end: Shutdown::new(),
-            figures,
+            figures: figures.clone(),
         };
-        let registration = Registration {
-            directory: settings.plugin_directory.clone(),
-            resource: settings.resource.clone(),
-            service,
-            condition: self.kubelet,
-            pace: settings.timing.pace,
-        };
+        let (seen, gpus) = watch::channel(GpuList::default());
+        let all_gpus = AllGpus::new(sources, cdi.clone(), settings.timing.look);
+        let door = |leads_to, devices| Door::new(leads_to, &settings.workload_directory, devices, figures.clone());
+        let (_always, open) = watch::channel(plenty());
+        let to_agent = door(LeadsTo::Agent, open);
+        let to_gpus = door(LeadsTo::AgentAndGpus, all_gpus.offered());
         tokio::join!(
-            registration.run(shutdown.clone()),
-            gpus::follow(&state, &settings.agent_socket, &self.agent, &shutdown),
+            registration(&settings, &settings.resource, service, self.kubelet).run(shutdown.clone()),
+            registration(&settings, SOCKET_RESOURCE, to_agent, readiness.condition("kubelet-agent"))
+                .run(shutdown.clone()),
+            registration(&settings, GPUS_RESOURCE, to_gpus, readiness.condition("kubelet-agent-gpus"))
+                .run(shutdown.clone()),
+            gpus::follow(&state, &seen, &settings.agent_socket, &self.agent, &shutdown),
+            all_gpus.run(gpus, shutdown.clone()),
             watching.run(shutdown.clone()),
             look(&state, &kubelet, &cdi, &settings, &shutdown),
         );
+    }
+}
+
+fn registration<S: Offer>(settings: &Settings, resource: &str, service: S, condition: Condition) -> Registration<S> {
+    Registration {
+        directory: settings.plugin_directory.clone(),
+        resource: resource.to_owned(),
+        service,
+        condition,
+        pace: settings.timing.pace,
     }
 }
 

@@ -17,12 +17,9 @@ use tonic::{Request, Response, Status};
 use crate::cdi_directory::KIND;
 use crate::figures::{Figures, OfResult};
 use crate::prestart::Binder;
+use crate::registration::Offer;
 use crate::slots::{NotASlot, SlotSet, prefer};
-use crate::state::{State, chain};
-
-/// What the plugin asks of the kubelet at registration.
-pub const OPTIONS: DevicePluginOptions =
-    DevicePluginOptions { pre_start_required: true, get_preferred_allocation_available: true };
+use crate::state::{Devices, State, chain};
 
 /// How many `ListAndWatch` streams are open.
 #[derive(Clone, Debug, Default)]
@@ -65,32 +62,58 @@ pub struct Service {
     pub figures: Figures,
 }
 
+impl Offer for Service {
+    const OPTIONS: DevicePluginOptions =
+        DevicePluginOptions { pre_start_required: true, get_preferred_allocation_available: true };
+
+    fn until(&self, end: Shutdown) -> Self {
+        Self { end, ..self.clone() }
+    }
+
+    fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    fn figures(&self) -> &Figures {
+        &self.figures
+    }
+}
+
+/// A stream of the devices, now and on every change, until `end` or nobody listens.
+pub(crate) fn tell_devices(
+    mut devices: watch::Receiver<Devices>,
+    streams: &Streams,
+    end: Shutdown,
+) -> ReceiverStream<Result<ListAndWatchResponse, Status>> {
+    let (sender, receiver) = mpsc::channel(1);
+    let open = streams.open();
+    tokio::spawn(async move {
+        let _open = open;
+        loop {
+            let list = devices.borrow_and_update().clone();
+            if sender.send(Ok(ListAndWatchResponse { devices: list.to_vec() })).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                changed = devices.changed() => if changed.is_err() { return },
+                () = sender.closed() => return,
+                () = end.cancelled() => return,
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
 #[tonic::async_trait]
 impl DevicePlugin for Service {
     type ListAndWatchStream = ReceiverStream<Result<ListAndWatchResponse, Status>>;
 
     async fn get_device_plugin_options(&self, _: Request<Empty>) -> Result<Response<DevicePluginOptions>, Status> {
-        Ok(Response::new(OPTIONS))
+        Ok(Response::new(Self::OPTIONS))
     }
 
     async fn list_and_watch(&self, _: Request<Empty>) -> Result<Response<Self::ListAndWatchStream>, Status> {
-        let (sender, receiver) = mpsc::channel(1);
-        let (mut devices, end, open) = (self.state.devices(), self.end.clone(), self.streams.open());
-        tokio::spawn(async move {
-            let _open = open;
-            loop {
-                let list = devices.borrow_and_update().clone();
-                if sender.send(Ok(ListAndWatchResponse { devices: list.to_vec() })).await.is_err() {
-                    return;
-                }
-                tokio::select! {
-                    changed = devices.changed() => if changed.is_err() { return },
-                    () = sender.closed() => return,
-                    () = end.cancelled() => return,
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(tell_devices(self.state.devices(), &self.streams, self.end.clone())))
     }
 
     async fn get_preferred_allocation(

@@ -21,6 +21,11 @@ async fn whole() -> (Node, Kubelet, Agent, Running) {
     (node, kubelet, agent, plugin)
 }
 
+/// The CDI file of all GPUs.
+fn all_gpus(node: &Node) -> Option<serde_json::Value> {
+    serde_json::from_str(&fs::read_to_string(node.path("cdi/memboss-agent-gpus.json")).ok()?).ok()
+}
+
 fn has(env: Option<Vec<String>>, variable: &str) -> bool {
     env.is_some_and(|env| env.iter().any(|present| present == variable))
 }
@@ -294,4 +299,52 @@ async fn a_runtime_that_reads_no_cdi_file_is_noticed_and_forgiven_when_it_does()
     // What a runtime with CDI on does.
     node.cdi_files();
     until(|| node.readiness.report().1.contains("runtime-reads-cdi: ready")).await;
+}
+
+#[tokio::test]
+async fn whoever_leases_in_code_gets_the_agents_directory_and_if_asked_for_all_gpus() {
+    let (node, kubelet, agent, plugin) = whole().await;
+    kubelet.devices_of("memboss.dev/agent", 1024, 1024).await;
+    kubelet.devices_of("memboss.dev/agent-gpus", 1024, 1024).await;
+    let opened = kubelet.allocate_of("memboss.dev/agent", &["a0001"]).await;
+    let directory = node.path("agent").display().to_string();
+    let mount = &opened.mounts[0];
+    assert_eq!((&mount.host_path, &mount.container_path, mount.read_only), (&directory, &directory, true));
+    assert_eq!(opened.envs["MEMBOSS_SOCKET"], format!("{directory}/agent.sock"));
+    assert!(opened.cdi_devices.is_empty());
+    let with_gpus = kubelet.allocate_of("memboss.dev/agent-gpus", &["a0007"]).await;
+    assert_eq!((&with_gpus.mounts, &with_gpus.envs), (&opened.mounts, &opened.envs));
+    assert_eq!(with_gpus.cdi_devices[0].name, "memboss.dev/agent=gpus");
+
+    let spec = all_gpus(&node).unwrap();
+    assert_eq!((&spec["kind"], &spec["devices"][0]["name"]), (&"memboss.dev/agent".into(), &"gpus".into()));
+    let paths = |spec: &serde_json::Value| -> Vec<String> {
+        let nodes = spec["devices"][0]["containerEdits"]["deviceNodes"].as_array().unwrap().clone();
+        nodes.iter().map(|node| node["path"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(paths(&spec), ["/dev/nvidiactl", "/dev/nvidia0", "/dev/nvidia1"]);
+    // A lost GPU is not given out; the others are.
+    agent.has_gpus(two_gpus(Health::Lost));
+    until(|| all_gpus(&node).is_some_and(|spec| paths(&spec) == ["/dev/nvidiactl", "/dev/nvidia0"])).await;
+    // A plugin that is started anew offers them at once, before the agent has told it anything.
+    plugin.kill();
+    fs::remove_file(node.path("agent/node.sock")).unwrap();
+    let _plugin = node.start_plugin();
+    kubelet.registration_of("memboss.dev/agent-gpus", 2).await;
+    kubelet.devices_of("memboss.dev/agent-gpus", 1024, 1024).await;
+}
+
+#[tokio::test]
+async fn gpus_that_no_cdi_spec_describes_are_offered_to_nobody_until_one_does() {
+    let node = Node::new();
+    let spec = node.path("etc-cdi/nvidia.yaml");
+    fs::rename(&spec, node.path("nvidia.yaml")).unwrap();
+    let (kubelet, agent) = (node.start_kubelet().await, node.start_agent().await);
+    agent.has_gpus(two_gpus(Health::Healthy));
+    let _plugin = node.start_plugin();
+    kubelet.devices(16, 16).await;
+    kubelet.devices_of("memboss.dev/agent", 1024, 1024).await;
+    kubelet.devices_of("memboss.dev/agent-gpus", 0, 0).await;
+    fs::rename(node.path("nvidia.yaml"), &spec).unwrap();
+    kubelet.devices_of("memboss.dev/agent-gpus", 1024, 1024).await;
 }

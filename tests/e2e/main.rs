@@ -4,6 +4,7 @@
 mod bad_input;
 mod command_line;
 mod faults;
+mod in_code;
 mod machine;
 mod preemption;
 mod pressure;

@@ -47,7 +47,7 @@ impl Node {
     /// Since when each of those leases is in its phase, and since when it is stopping, if it is. What was adopted knows of its grant and its arrival.
     pub(super) fn note_phases(&mut self, leases: &BTreeSet<LeaseId>, now: Moment) {
         for lease in leases {
-            let Some(phase) = self.engine.phase(lease) else {
+            let Some(phase) = self.engine_of(lease).phase(lease) else {
                 self.phases.remove(lease);
                 self.stopping_since.remove(lease);
                 continue;
@@ -55,7 +55,7 @@ impl Node {
             let since = match (self.phases.get(lease), phase) {
                 (Some((name, since)), phase) if *name == phase.name() => *since,
                 (None, Phase::Active { since }) => *since,
-                (None, Phase::Waiting) => self.engine.request(lease).map_or(now, |request| request.enqueued),
+                (None, Phase::Waiting) => self.engine_of(lease).request(lease).map_or(now, |request| request.enqueued),
                 _ => now,
             };
             if matches!(phase, Phase::Stopping { .. }) {
@@ -106,7 +106,7 @@ impl Node {
 
     /// Ends every lease that is stopping and whose memory the last look showed free.
     pub(super) fn end_what_is_free(&mut self) {
-        let stopping = self.engine.stopping().map(|(lease, reason)| (lease.clone(), reason));
+        let stopping = self.all_stopping().into_iter();
         let free: Vec<_> = stopping.filter(|(lease, _)| self.is_seen_free(lease)).collect();
         for (lease, reason) in free {
             // A process that gave it back goes on, and may still use a part.

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use memboss_core::{EndReason, Engine, LeaseRecord, Moment, Phase, Placement, Policy, Refused, Slot, Token};
+use memboss_core::{EndReason, Engine, LeaseId, LeaseRecord, Moment, Phase, Placement, Policy, Refused, Slot, Token};
 
 use super::admin::Drains;
-use super::clients::Clients;
+use super::clients::{Client, Clients};
 use super::facts::NOT_READ;
 use super::orders::{answered, holder_of};
 use super::relief::Relief;
@@ -117,6 +117,7 @@ impl Node {
             strangers: Default::default(),
             gives: Vec::new(),
             clients,
+            parts: BTreeMap::new(),
             pushes: Vec::new(),
             drains: Drains { here: ledger.drained, ..Drains::default() },
             phases: BTreeMap::new(),
@@ -159,6 +160,8 @@ impl Node {
     }
 
     fn adopt_records(&mut self, records: Vec<LeaseRecord>) {
+        let part = |record: &LeaseRecord| self.clients.known.get(&record.request.id).is_some_and(Client::is_part);
+        let (of_parts, records): (Vec<_>, Vec<_>) = records.into_iter().partition(part);
         for record in records {
             let id = record.request.id.clone();
             if let Err(refused) = self.engine.adopt(record) {
@@ -168,7 +171,11 @@ impl Node {
         }
         let engine = &self.engine;
         self.holders.retain(|lease, _| engine.phase(lease).is_some());
-        self.clients.keep_only(|lease| engine.phase(lease).is_some());
+        self.adopt_parts(of_parts);
+        let unknown = self.clients.known.keys().filter(|lease| self.engine_of(lease).phase(lease).is_none());
+        for lease in unknown.cloned().collect::<Vec<_>>() {
+            drop(self.clients.forget(&lease));
+        }
     }
 
     /// Takes leases up again from their objects, once all is known, and opens the node.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use memboss_core::{Class, Closed, GpuUuid, LeaseId, Mib, Moment, Phase, Pressure, Sign, Token};
 
 use super::relief::{Cleaned, NODE_PRESSURE};
-use super::{Counters, Hold, Node};
+use super::{Counters, Hold, Node, PodFact};
 use crate::health::Health;
 use crate::order::{Answered, State, Subject};
 use crate::probes::processes::{PodUid, Process};
@@ -141,6 +141,14 @@ pub struct LeaseSeen {
     pub whose: Option<Whose>,
 }
 
+impl LeaseSeen {
+    /// Whose it is, if a process leases it in code.
+    #[must_use]
+    pub fn in_code(&self) -> Option<&Whose> {
+        self.whose.as_ref().filter(|whose| whose.process.is_some())
+    }
+}
+
 /// Whose a lease is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whose {
@@ -150,6 +158,10 @@ pub struct Whose {
     pub user: u32,
     /// The pod to which it belongs, if it does.
     pub pod: Option<PodUid>,
+    /// That pod by its name, where the API server has told of it.
+    pub named: Option<Subject>,
+    /// The lease of that pod that it is a part of.
+    pub part_of: Option<LeaseId>,
     /// What the process runs, or the pod's namespace/name.
     pub name: String,
     /// What its holder wishes to be shown.
@@ -186,10 +198,11 @@ pub(crate) fn notice_id(view: &memboss_core::LeaseView) -> Option<String> {
 }
 
 impl Node {
-    /// Everybody's place in the queue, from 1.
+    /// Everybody's place in the queue, from 1; of a part, in its pod's own.
     #[must_use]
     pub fn places(&self) -> HashMap<LeaseId, usize> {
-        self.engine.queue().into_iter().zip(1..).collect()
+        let parts = self.parts.values().flat_map(super::clients::Part::places);
+        self.engine.queue().into_iter().zip(1..).chain(parts).collect()
     }
 
     /// The node as it stands; `digest` is the ledger's.
@@ -281,7 +294,7 @@ impl Node {
             }
         }
         for (id, client) in self.clients.known.iter() {
-            if let Some(view) = self.engine.lease(id) {
+            if let Some(view) = self.lease_seen(id) {
                 leases.insert(id.clone(), self.client_seen(client, &view));
             }
         }
@@ -304,6 +317,8 @@ impl Node {
             process: Some(caller.process),
             user: caller.user,
             pod: caller.pod.clone(),
+            named: caller.pod.as_ref().and_then(|uid| self.pods.get(uid)).map(PodFact::subject),
+            part_of: client.part_of.clone(),
             name: caller.command.clone(),
             label: client.label.clone(),
         };
@@ -316,6 +331,8 @@ impl Node {
             process: None,
             user: 0,
             pod: Some(subject.pod.clone()),
+            named: Some(subject.clone()),
+            part_of: None,
             name: format!("{}/{}", subject.namespace, subject.name),
             label: String::new(),
         };

@@ -30,7 +30,7 @@ impl Node {
             token: self.engine.last_token(),
             floor,
             gpus,
-            records: self.engine.records(),
+            records: self.engine.records().into_iter().chain(self.part_records()).collect(),
             holders: (*self.holders).clone(),
             ended: (*self.ended).clone(),
             clients: (*self.clients.known).clone(),
@@ -51,7 +51,7 @@ impl Node {
                 self.unwritten.head = head.clone();
                 head
             }),
-            records: leases.map(|lease| (lease.clone(), self.engine.record(&lease))).collect(),
+            records: leases.map(|lease| (lease.clone(), self.engine_of(&lease).record(&lease))).collect(),
             holders: holders.map(|lease| (lease.clone(), self.holders.get(&lease).cloned())).collect(),
             ended: ended.map(|lease| (lease.clone(), self.ended.get(&lease).cloned())).collect(),
             clients: clients.map(|lease| (lease.clone(), self.clients.known.get(&lease).cloned())).collect(),

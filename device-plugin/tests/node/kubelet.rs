@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use memboss_kubelet_api::deviceplugin::device_plugin_client::DevicePluginClient;
 use memboss_kubelet_api::deviceplugin::registration_server::{Registration, RegistrationServer};
 use memboss_kubelet_api::deviceplugin::{
-    AllocateRequest, ContainerAllocateRequest, Empty, PreStartContainerRequest, RegisterRequest,
+    AllocateRequest, ContainerAllocateRequest, ContainerAllocateResponse, Empty, PreStartContainerRequest,
+    RegisterRequest,
 };
 use memboss_kubelet_api::podresources::pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer};
 use memboss_kubelet_api::podresources::{
@@ -27,6 +28,9 @@ use super::{LIMIT, RESOURCE};
 /// id -> health.
 type Devices = BTreeMap<String, String>;
 
+/// By resource.
+type ByResource<T> = Arc<watch::Sender<BTreeMap<String, T>>>;
+
 /// Container -> ids.
 type Containers = BTreeMap<String, Vec<String>>;
 
@@ -34,8 +38,8 @@ type Containers = BTreeMap<String, Vec<String>>;
 struct Inner {
     directory: PathBuf,
     /// How many registrations, and the last one's socket.
-    registered: Arc<watch::Sender<(usize, String)>>,
-    devices: Arc<watch::Sender<Devices>>,
+    registered: ByResource<(usize, String)>,
+    devices: ByResource<Devices>,
     /// By pod.
     pods: Arc<Mutex<BTreeMap<String, Containers>>>,
     /// Cancelled and replaced to drop the open stream.
@@ -84,48 +88,65 @@ impl Kubelet {
         *stream = Shutdown::new();
     }
 
-    /// The socket of the `number`th registration, once there was one.
+    /// The socket of the `number`th registration of the slots, once there was one.
     pub(crate) async fn registration(&self, number: usize) -> String {
-        let mut registered = self.inner.registered.subscribe();
-        let wait = registered.wait_for(|(count, _)| *count >= number);
-        tokio::time::timeout(LIMIT, wait).await.expect("never registered").unwrap().1.clone()
+        self.registration_of(RESOURCE, number).await
     }
 
-    /// The devices, once so many are listed and so many of them healthy.
+    /// The socket of the `number`th registration of a resource, once there was one.
+    pub(crate) async fn registration_of(&self, resource: &str, number: usize) -> String {
+        let mut registered = self.inner.registered.subscribe();
+        let wait = registered.wait_for(|all| all.get(resource).is_some_and(|(count, _)| *count >= number));
+        tokio::time::timeout(LIMIT, wait).await.expect("never registered").unwrap()[resource].1.clone()
+    }
+
+    /// The slots, once so many are listed and so many of them healthy.
     pub(crate) async fn devices(&self, listed: usize, healthy: usize) -> Devices {
+        self.devices_of(RESOURCE, listed, healthy).await
+    }
+
+    /// The devices of a resource, once so many are listed and so many of them healthy.
+    pub(crate) async fn devices_of(&self, resource: &str, listed: usize, healthy: usize) -> Devices {
         let mut devices = self.inner.devices.subscribe();
-        let fits = |devices: &Devices| {
-            (devices.len(), devices.values().filter(|health| *health == "Healthy").count()) == (listed, healthy)
+        let fits = |all: &BTreeMap<String, Devices>| {
+            let devices = all.get(resource);
+            let count = |devices: &Devices| devices.values().filter(|health| *health == "Healthy").count();
+            devices.is_some_and(|devices| (devices.len(), count(devices)) == (listed, healthy))
         };
-        let found = tokio::time::timeout(LIMIT, devices.wait_for(fits)).await.map(|found| found.unwrap().clone());
+        let found = tokio::time::timeout(LIMIT, devices.wait_for(fits)).await;
+        let found = found.map(|found| found.unwrap()[resource].clone());
         found.unwrap_or_else(|_| panic!("instead of {healthy}/{listed}: {:?}", self.inner.devices.borrow()))
     }
 
-    /// Waits until podresources was asked again so many times.
-    /// Waits until a device is listed with this health.
+    /// Waits until a slot is listed with this health.
     pub(crate) async fn shows(&self, id: &str, health: &str) {
         let mut devices = self.inner.devices.subscribe();
-        let wait = devices.wait_for(|devices| devices.get(id).is_some_and(|shown| shown == health));
+        let shown = |all: &BTreeMap<String, Devices>| all.get(RESOURCE)?.get(id).cloned();
+        let wait = devices.wait_for(|all| shown(all).is_some_and(|shown| shown == health));
         tokio::time::timeout(LIMIT, wait).await.expect("never shown").unwrap();
     }
 
-    async fn plugin(&self) -> DevicePluginClient<Channel> {
-        let socket = self.inner.registered.borrow().1.clone();
+    async fn plugin(&self, resource: &str) -> DevicePluginClient<Channel> {
+        let socket = self.inner.registered.borrow()[resource].1.clone();
         let channel = memboss_kubelet_api::connect(&self.inner.directory.join(socket)).await.unwrap();
         DevicePluginClient::new(channel)
     }
 
     pub(crate) async fn allocate(&self, ids: &[&str]) -> String {
-        let request = AllocateRequest { container_requests: vec![ContainerAllocateRequest { device_ids: owned(ids) }] };
-        let answer = self.plugin().await.allocate(request).await.unwrap().into_inner();
-        let container = &answer.container_responses[0];
+        let container = self.allocate_of(RESOURCE, ids).await;
         assert!(container.envs.is_empty() && container.mounts.is_empty() && container.devices.is_empty());
         container.cdi_devices[0].name.clone()
     }
 
+    pub(crate) async fn allocate_of(&self, resource: &str, ids: &[&str]) -> ContainerAllocateResponse {
+        let request = AllocateRequest { container_requests: vec![ContainerAllocateRequest { device_ids: owned(ids) }] };
+        let answer = self.plugin(resource).await.allocate(request).await.unwrap().into_inner();
+        answer.container_responses.into_iter().next().unwrap()
+    }
+
     pub(crate) async fn pre_start(&self, ids: &[&str]) -> Result<(), Status> {
         let request = PreStartContainerRequest { device_ids: owned(ids) };
-        self.plugin().await.pre_start_container(request).await.map(|_| ())
+        self.plugin(RESOURCE).await.pre_start_container(request).await.map(|_| ())
     }
 
     /// Admits a pod: podresources lists it from now on.
@@ -147,23 +168,29 @@ fn owned(ids: &[&str]) -> Vec<String> {
 impl Registration for Inner {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
-        assert_eq!((request.version.as_str(), request.resource_name.as_str()), ("v1beta1", RESOURCE));
-        assert!(request.options.unwrap().pre_start_required);
+        assert_eq!(request.version, "v1beta1");
+        assert_eq!(request.options.unwrap().pre_start_required, request.resource_name == RESOURCE);
         let channel = memboss_kubelet_api::connect(&self.directory.join(&request.endpoint))
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
         let (devices, end) = (Arc::clone(&self.devices), self.stream.lock().unwrap().clone());
+        let resource = request.resource_name.clone();
+        devices.send_modify(|all| drop(all.remove(&resource)));
         tokio::spawn(async move {
             let Ok(response) = DevicePluginClient::new(channel).list_and_watch(Empty {}).await else { return };
             let mut lists = response.into_inner();
             let listen = async {
                 while let Ok(Some(list)) = lists.message().await {
-                    devices.send_replace(list.devices.into_iter().map(|device| (device.id, device.health)).collect());
+                    let list = list.devices.into_iter().map(|device| (device.id, device.health)).collect();
+                    devices.send_modify(|all| drop(all.insert(resource.clone(), list)));
                 }
             };
             tokio::select! { () = listen => {}, () = end.cancelled() => {} }
         });
-        self.registered.send_modify(|registered| *registered = (registered.0 + 1, request.endpoint));
+        self.registered.send_modify(|all| {
+            let registered = all.entry(request.resource_name).or_default();
+            *registered = (registered.0 + 1, request.endpoint);
+        });
         Ok(Response::new(Empty {}))
     }
 }

@@ -123,11 +123,13 @@ impl Node {
     }
 
     /// The CDI files of ours, with their content.
+    /// What lies in the CDI directory for leases.
     pub(crate) fn cdi_files(&self) -> Vec<(String, serde_json::Value)> {
         let mut files: Vec<_> = fs::read_dir(self.path("cdi"))
             .unwrap()
-            .map(|entry| {
-                let path = entry.unwrap().path();
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("memboss-lease-"))
+            .map(|path| {
                 let text = fs::read_to_string(&path).unwrap();
                 (path.file_name().unwrap().to_string_lossy().into_owned(), serde_json::from_str(&text).unwrap())
             })

@@ -9,12 +9,12 @@ use crate::node::Node;
 
 impl Node {
     pub(super) fn told(&self, lease: &LeaseId) -> Option<Told> {
-        let position = || self.engine.position(lease).ok();
+        let position = || self.engine_of(lease).position(lease).ok();
         self.told_at(lease, position)
     }
 
     fn told_at(&self, lease: &LeaseId, position: impl FnOnce() -> Option<usize>) -> Option<Told> {
-        let view = self.engine.lease(lease)?;
+        let view = self.lease_seen(lease)?;
         let waits = view.phase == Phase::Waiting && view.placement.is_none();
         Some(Told { position: waits.then(position).flatten(), lease: view, ended: None })
     }

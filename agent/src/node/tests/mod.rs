@@ -212,6 +212,7 @@ impl Play {
 const LEASABLE: u64 = 24 * 1024 - 512 - 256;
 
 mod holding;
+mod in_code;
 mod life;
 mod pressure;
 mod ram;
