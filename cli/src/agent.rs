@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use memboss_agent_api::v1::leases_client::LeasesClient;
 use memboss_agent_api::v1::node_client::NodeClient;
-use memboss_agent_api::v1::{StatusRequest, StatusResponse};
+use memboss_agent_api::v1::{MachinesRequest, StatusRequest, StatusResponse};
 use memboss_agent_api::{NODE_SOCKET, Unreachable, WORKLOAD_SOCKET};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
@@ -55,6 +55,12 @@ impl Sockets {
     /// The agent of this machine, for what only root may ask.
     pub(crate) async fn steer(&self) -> Result<Steered, Failure> {
         Ok(Steered { agent: self.node().await?, at: self.node_socket.clone() })
+    }
+
+    /// The machines that share a server with this one.
+    pub(crate) async fn machines(&self) -> Result<Vec<StatusResponse>, Failure> {
+        let mut agent = self.leases().await?;
+        Ok(answer(&self.socket, agent.machines(MachinesRequest {})).await?.machines)
     }
 
     /// What only root may ask.

@@ -16,7 +16,11 @@ use crate::{cleanup, plain, show};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Vram {
     /// The GPUs and the host's RAM: what can be leased, what is, what others use. By the API server, of every node: a list, in JSON too.
-    Status,
+    Status {
+        /// Of all machines that share a Redis-compatible server with this one (redis-url of their agents), as they last told: a list, in JSON too.
+        #[arg(long)]
+        machines: bool,
+    },
     /// The same as a live screen, with the leases and their queue. Without a terminal it is printed once.
     Top,
     /// Ends leases that nobody keeps any more, and says which and why (root only; by the API server: pods/exec on the agents).
@@ -35,15 +39,16 @@ pub(crate) enum Vram {
 pub(crate) async fn run(what: Vram, asked: &Where, output: Output) -> Result<()> {
     let way = asked.way(output).await?;
     match what {
-        Vram::Status => status(&way, output).await,
+        Vram::Status { machines } => status(&way, machines, output).await,
         Vram::Top => top::run(way, output).await,
         Vram::Cleanup { dry_run, consent } => cleanup::run(false, dry_run, &consent, &way, output).await,
         Vram::Drain(asked) => drain::run(asked, &way, output).await,
     }
 }
 
-async fn status(way: &Way, output: Output) -> Result<()> {
+async fn status(way: &Way, shared: bool, output: Output) -> Result<()> {
     let machines = match way {
+        Way::Socket(sockets) if shared => sockets.machines().await?,
         Way::Socket(sockets) => {
             let status = sockets.status().await?;
             return output.say(&plain::machine(&status), || show::machine(&status, look(output)));

@@ -25,7 +25,7 @@ use crate::noted::Noted;
 use crate::probes::processes::{Caller, Process};
 
 pub use limits::{Ceilings, Limits};
-pub(crate) use parts::Parts;
+pub(crate) use parts::{Part, Parts};
 pub use push::Push;
 
 /// A lease in code, as the ledger remembers it.

@@ -323,6 +323,16 @@ class StatusResponse(_message.Message):
     agent_epoch: int
     def __init__(self, node: _Optional[str] = ..., gpus: _Optional[_Union[GpuList, _Mapping]] = ..., ram: _Optional[_Union[Ram, _Mapping]] = ..., leases: _Optional[_Iterable[_Union[LeaseView, _Mapping]]] = ..., boot_id: _Optional[str] = ..., agent_epoch: _Optional[int] = ...) -> None: ...
 
+class MachinesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MachinesResponse(_message.Message):
+    __slots__ = ("machines",)
+    MACHINES_FIELD_NUMBER: _ClassVar[int]
+    machines: _containers.RepeatedCompositeFieldContainer[StatusResponse]
+    def __init__(self, machines: _Optional[_Iterable[_Union[StatusResponse, _Mapping]]] = ...) -> None: ...
+
 class Holder(_message.Message):
     __slots__ = ("pid", "uid", "name", "label", "used_mib", "phase_ms")
     PID_FIELD_NUMBER: _ClassVar[int]
