@@ -61,6 +61,10 @@ chart: ## the chart: lint, schema, snapshots of what it renders
 cluster-test: ## tests on a real Kubernetes of two nodes on this machine (FILTER=name for some)
 	@tests/cluster-test.sh $(FILTER)
 
+.PHONY: gpu-test
+gpu-test: build ## on a machine with an NVIDIA GPU that nobody uses: the report, use, enforcement and preemption on the real thing
+	@tests/gpu.py
+
 .PHONY: bench
 bench: ## measures and prints; asserts nothing
 	@tests/bench.sh

@@ -52,18 +52,19 @@ impl Node {
                 self.stopping_since.remove(lease);
                 continue;
             };
+            let (name, stopping) = (phase.name(), matches!(phase, Phase::Stopping { .. }));
             let since = match (self.phases.get(lease), phase) {
-                (Some((name, since)), phase) if *name == phase.name() => *since,
+                (Some((before, since)), _) if *before == name => *since,
                 (None, Phase::Active { since }) => *since,
                 (None, Phase::Waiting) => self.engine_of(lease).request(lease).map_or(now, |request| request.enqueued),
                 _ => now,
             };
-            if matches!(phase, Phase::Stopping { .. }) {
+            if stopping {
                 self.stopping_since.entry(lease.clone()).or_insert(now);
             } else {
                 self.stopping_since.remove(lease);
             }
-            self.phases.insert(lease.clone(), (phase.name(), since));
+            self.phases.insert(lease.clone(), (name, since));
         }
     }
 

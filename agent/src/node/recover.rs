@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use memboss_core::{EndReason, Engine, LeaseId, LeaseRecord, Moment, Phase, Placement, Policy, Refused, Slot, Token};
+use memboss_core::{EndReason, Engine, LeaseRecord, Moment, Phase, Placement, Policy, Refused, Slot, Token};
 
 use super::admin::Drains;
 use super::clients::{Client, Clients};
