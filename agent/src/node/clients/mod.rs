@@ -214,11 +214,6 @@ impl Clients {
         Self { known: Noted::new(known), counts, to_watch, ..Self::default() }
     }
 
-    pub(crate) fn keep_only(&mut self, keep: impl Fn(&LeaseId) -> bool) {
-        let others: Vec<LeaseId> = self.known.keys().filter(|lease| !keep(lease)).cloned().collect();
-        others.iter().for_each(|lease| drop(self.forget(lease)));
-    }
-
     fn of_owner<'a>(&'a self, caller: &'a Caller) -> impl Iterator<Item = &'a LeaseId> {
         self.known.iter().filter(|(_, client)| client.caller.is_of(caller)).map(|(lease, _)| lease)
     }
