@@ -23,8 +23,8 @@ use crate::{cleanup, plain, show_ram, size};
 /// Where models are usually kept; those that are not there are left out.
 const MODEL_DIRECTORIES: [&str; 4] = [".cache/huggingface", ".cache/torch", ".ollama/models", ".cache/llama.cpp"];
 
-/// Where the chart mounts the node's own control groups into its agent's pod, whose limit is not the node's.
-const NODE_GROUPS: &str = "/host/sys/fs/cgroup";
+/// A place without control groups, and so without a limit.
+const NO_GROUPS: &str = "/dev/null";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Ram {
@@ -60,9 +60,25 @@ pub(crate) struct Analyze {
     /// Watches for so many seconds, and tells who grew.
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
-    /// Where control groups are mounted.
-    #[arg(long, hide = true, default_value = "/sys/fs/cgroup")]
-    cgroup_root: PathBuf,
+    #[command(flatten)]
+    whole: Whole,
+}
+
+/// How a node is looked at from its agent's pod, whose limit is not the node's.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Whole {
+    /// Whatever limit this process itself has.
+    #[arg(long, hide = true)]
+    whole_machine: bool,
+}
+
+impl Whole {
+    fn machine(self) -> Machine {
+        match self.whole_machine {
+            true => Machine { groups: NO_GROUPS.into(), ..Machine::default() },
+            false => Machine::default(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +102,8 @@ pub(crate) struct Clear {
     /// Looks again after so many seconds, and tells what came back: that was needed after all.
     #[arg(long, value_name = "SECONDS", conflicts_with = "dry_run")]
     check_after: Option<u64>,
+    #[command(flatten)]
+    whole: Whole,
     #[command(flatten)]
     consent: Consent,
 }
@@ -171,7 +189,7 @@ fn dropping(place: &str) -> String {
 impl Analyze {
     /// The same words, for this program on a node.
     fn words(&self, output: Output) -> Vec<String> {
-        let mut words: Vec<String> = ["ram", "analyze", "--cgroup-root", NODE_GROUPS, "--top"].map(Into::into).into();
+        let mut words: Vec<String> = ["ram", "analyze", "--whole-machine", "--top"].map(Into::into).into();
         words.push(self.top.to_string());
         words.extend(self.exact.then(|| "--exact".to_owned()));
         words.extend(self.seconds.map(|seconds| format!("--for={seconds}")));
@@ -183,7 +201,8 @@ impl Analyze {
 impl Clear {
     /// The same words, for this program on a node. Whether it may was asked here.
     fn words(&self, output: Output) -> Vec<String> {
-        let mut words: Vec<String> = ["ram", "clear", "--yes", self.mode.name()].map(Into::into).into();
+        let mut words: Vec<String> =
+            ["ram", "clear", "--whole-machine", "--yes", self.mode.name()].map(Into::into).into();
         words.extend(self.roots.iter().map(|root| format!("--in={}", root.display())));
         words.extend(self.target.map(|target| format!("--target={target}")));
         words.extend(self.dry_run.then(|| "--dry-run".to_owned()));
@@ -196,9 +215,9 @@ impl Clear {
 
 /// Of this machine.
 async fn here(what: Ram, output: Output) -> Result<()> {
-    let mut machine = Machine::default();
     match what {
         Ram::Status { watch } => {
+            let machine = Machine::default();
             let report = machine.report()?;
             if watch {
                 output.say_next(&report, || show_ram::report(&report))?;
@@ -206,11 +225,8 @@ async fn here(what: Ram, output: Output) -> Result<()> {
             }
             output.say(&report, || show_ram::report(&report))
         }
-        Ram::Analyze(asked) => {
-            machine.groups.clone_from(&asked.cgroup_root);
-            analyze(&machine, &asked, output).await
-        }
-        Ram::Clear(asked) => clear(&machine, &asked, output).await,
+        Ram::Analyze(asked) => analyze(&asked.whole.machine(), &asked, output).await,
+        Ram::Clear(asked) => clear(&asked.whole.machine(), &asked, output).await,
         Ram::Cleanup { .. } => Ok(()),
     }
 }

@@ -84,6 +84,7 @@ pub(crate) struct Server {
 impl Where {
     /// By the socket if there is one, else by the API server; or as was asked for.
     pub(crate) async fn way(&self, output: Output) -> Result<Way, Failure> {
+        self.cluster.is_sane()?;
         let socket = &self.sockets.socket;
         // Who names a socket means it.
         let named = socket != Path::new(WORKLOAD_SOCKET);
@@ -105,6 +106,7 @@ impl Where {
 
     /// The API server, if it is asked for; for words that are about this machine otherwise.
     pub(crate) async fn away(&self, output: Output) -> Result<Option<Server>, Failure> {
+        self.cluster.is_sane()?;
         if !self.cluster.is_wanted() {
             return Ok(None);
         }
@@ -148,9 +150,21 @@ impl Cluster {
 
     /// Whether the API server was asked for.
     fn is_wanted(&self) -> bool {
-        let named =
-            self.kubeconfig.is_some() || self.context.is_some() || self.namespace.is_some() || self.on.is_some();
-        self.by == Some(By::Api) || (self.by.is_none() && named)
+        self.by == Some(By::Api) || (self.by.is_none() && self.is_named())
+    }
+
+    /// Whether something was said that means an API server.
+    fn is_named(&self) -> bool {
+        self.kubeconfig.is_some() || self.context.is_some() || self.namespace.is_some() || self.on.is_some()
+    }
+
+    fn is_sane(&self) -> Result<(), Failure> {
+        if self.by == Some(By::Socket) && self.is_named() {
+            let said =
+                "--kubeconfig, --context, --namespace and --on mean the API server: leave them out, or --by socket";
+            return Err(Failure::Usage(said.to_owned()));
+        }
+        Ok(())
     }
 
     async fn server(&self) -> Result<Server, Failure> {
@@ -231,11 +245,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_names_a_cluster_wants_the_api_server_unless_the_socket_is_named_too() {
+    fn whoever_names_a_cluster_wants_the_api_server_and_not_the_socket_too() {
         let named = Cluster { context: Some("a".into()), ..Cluster::default() };
         assert!(named.is_wanted() && !Cluster::default().is_wanted());
         let socket = Cluster { by: Some(By::Socket), ..named };
-        assert!(!socket.is_wanted());
+        assert!(!socket.is_wanted() && socket.is_sane().unwrap_err().to_string().contains("leave them out"));
+        assert!(Cluster { by: Some(By::Socket), ..Cluster::default() }.is_sane().is_ok());
     }
 
     #[test]

@@ -167,6 +167,10 @@ async fn an_agent_is_asked_by_way_of_its_pod() -> Result<()> {
         ensure!(clean["ended"].as_array().is_some_and(Vec::is_empty), "nobody is stale: {clean}");
         json(&["ram", "cleanup", "--dry-run"])?;
         let users = json(&["ram", "analyze", "--top", "3", "--on", &gpu.node])?;
+        ensure!(
+            users["report"]["until_limit"].is_null(),
+            "the limit of the agent's container is not the node's: {users}"
+        );
         ensure!(users["processes"].as_array().is_some_and(|all| all.len() == 3), "{users}");
         let would =
             json(&["ram", "clear", "conservative", "--in", "/var/lib/memboss", "--dry-run", "--on", &gpu.node])?;
