@@ -145,7 +145,7 @@ impl Play {
             began,
             pods: Some(self.pods.clone()),
             reading: Ok(Sample { started: began, gpus }),
-            lineages: Default::default(),
+            lineages: self.processes.iter().map(|(pid, ..)| (*pid, vec![Process { pid: *pid, started: 1 }])).collect(),
             owners,
             ram_used: self.ram_used.clone(),
             signals: self.signals,
