@@ -41,7 +41,7 @@ build: ## the binaries that a cluster runs
 	$(CARGO) build --workspace --release --quiet
 
 .PHONY: docs-test
-docs-test: build ## the commands of docs/workstation.md, typed into a real agent with simulated GPUs
+docs-test: build ## the commands of docs/workstation.md, typed into a real agent with simulated GPUs (cluster-test types those of docs/cluster.md)
 	@tests/docs.sh
 
 .PHONY: python

@@ -23,6 +23,8 @@ binary=$(cd "$here/.." && cargo test --locked --release --workspace --no-run --t
   jq -r 'select(.executable != null and .target.name == "cluster") | .executable' | tail -1)
 MEMBOSS_BED=$bed "$here/on-bed.sh" "$bed" "$binary" --include-ignored --test-threads 1 "$@"
 if [ $# = 0 ]; then
+  # shellcheck source=tests/cluster/parts/places.sh
+  (. "$here/cluster/parts/places.sh" && PATH=$BIN:$PATH "$here/on-bed.sh" "$bed" "$here/docs.sh" "$(dirname "$(dirname "$binary")")" cluster.md)
   # With as many slots as there is memory the kubelet's count is as tight as the ledger: only a victim's deletion can serve another.
   echo "again, with one slot for each unit of memory"
   "$here/cluster/k.sh" --name "$bed" helm upgrade memboss "$here/../charts/memboss" -n memboss-system --reuse-values \

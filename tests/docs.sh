@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Runs what docs/workstation.md tells people to type: the commands of its console blocks that stand below the comment "run", in order, in one
-# shell, with the programs as built, against an agent and simulated GPUs of their own. A command has to end with 0, or with what "# exits N" behind
-# it says; its output is not compared. It ends only what it started, and leaves nothing behind. Needs root, as the commands do.
+# Runs what a page of docs tells people to type: the commands of its console blocks that stand below the comment "run", in order, in one shell, with
+# the programs as built: workstation.md against an agent and simulated GPUs of their own, cluster.md on a test bed (on-bed.sh leads there). A command
+# has to end with 0, or with what "# exits N" behind it says; its output is not compared. It ends only what it started, and leaves nothing behind.
+# Needs root, as the commands do.
 #
-# Usage: tests/docs.sh [FOLDER OF THE PROGRAMS]        (target/release if not given)
+# Usage: tests/docs.sh [FOLDER OF THE PROGRAMS [PAGE]]        (target/release and workstation.md if not given)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 programs=$(realpath "${1:-target/release}")
-page=$PWD/docs/workstation.md
+name=docs/${2:-workstation.md}
+page=$PWD/$name
 
 for program in memboss memboss-agent memboss-sim libmemboss_sim_nvml.so libmemboss_sim_cuda.so; do
     [ -e "$programs/$program" ] || { echo "$programs has no $program: build it first (cargo build --release --workspace)" >&2; exit 1; }
@@ -16,8 +18,12 @@ done
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+# As the page on clusters has it.
+mkdir "$work/bin"
+ln -s "$programs/memboss" "$work/bin/kubectl-memboss"
 
-cat > "$work/steps.sh" <<'END'
+echo "page=$name" > "$work/steps.sh"
+cat >> "$work/steps.sh" <<'END'
 # Whatever the page left running ends with it.
 end() {
     local left
@@ -31,7 +37,7 @@ trap end EXIT
 # check LINE EXPECTED GOT
 check() {
     [ "$2" = "$3" ] && return
-    echo "docs/workstation.md:$1: ended with $3, not $2" >&2
+    echo "$page:$1: ended with $3, not $2" >&2
     exit 1
 }
 
@@ -40,7 +46,7 @@ settle() {
     local deadline=$((SECONDS + 30))
     until if [ "$2" = agent ]; then memboss vram status; else memboss lease list | grep -F "/$2 "; fi > "$0.seen" 2>&1; do
         [ "$SECONDS" -lt "$deadline" ] && continue
-        echo "docs/workstation.md:$1: nothing is seen of it:" >&2
+        echo "$page:$1: nothing is seen of it:" >&2
         cat "$0.seen" >&2
         exit 1
     done
@@ -77,8 +83,8 @@ awk '
     { echo "$page has no command to run" >&2; exit 1; }
 
 unset MEMBOSS_SOCKET MEMBOSS_NODE_SOCKET MEMBOSS_SIM_DIR MEMBOSS_NVML_LIBRARY LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES
-if ! PATH="$programs:$PATH" timeout -k 10 300 bash "$work/steps.sh" > "$work/said.log" 2>&1; then
+if ! PATH="$work/bin:$programs:$PATH" timeout -k 10 300 bash "$work/steps.sh" > "$work/said.log" 2>&1; then
     cat "$work/said.log" >&2
     exit 1
 fi
-echo "docs/workstation.md: every command ends as it says ($(grep -cE '^(check|settle) [0-9]' "$work/steps.sh") of them)"
+echo "$name: every command ends as it says ($(grep -cE '^(check|settle) [0-9]' "$work/steps.sh") of them)"

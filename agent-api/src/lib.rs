@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -47,4 +48,21 @@ pub async fn connect(path: &Path) -> Result<Channel, Unreachable> {
         }))
         .await
         .map_err(|source| Unreachable { path: path.to_owned(), source })
+}
+
+/// Speaks with the agent over a connection that somebody else made. It is made once: when it breaks, so does the channel.
+///
+/// # Errors
+/// When whoever is at its other end does not speak the protocol.
+pub async fn connect_over<C>(connection: C) -> Result<Channel, tonic::transport::Error>
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut connection = Some(TokioIo::new(connection));
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(tower::service_fn(move |_: Uri| {
+            let made = connection.take().ok_or_else(|| std::io::Error::other("the connection to the agent broke"));
+            std::future::ready(made)
+        }))
+        .await
 }

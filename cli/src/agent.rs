@@ -52,10 +52,24 @@ impl Sockets {
         begun(&self.socket, asked).await
     }
 
+    /// The agent of this machine, for what only root may ask.
+    pub(crate) async fn steer(&self) -> Result<Steered, Failure> {
+        Ok(Steered { agent: self.node().await?, at: self.node_socket.clone() })
+    }
+
     /// What only root may ask.
     pub(crate) async fn node(&self) -> Result<NodeClient<Channel>, Failure> {
         connect(&self.node_socket).await.map(NodeClient::new)
     }
+}
+
+/// An agent that is asked what only root may.
+#[derive(Debug)]
+pub(crate) struct Steered {
+    /// Asks it.
+    pub(crate) agent: NodeClient<Channel>,
+    /// Where it is: for what is said of its failures.
+    pub(crate) at: PathBuf,
 }
 
 /// The way to whoever listens there.

@@ -9,7 +9,7 @@ pub(crate) const TABLE: [(&str, &str); 8] = [
     ("0", "done; of `run`: the command ended well"),
     ("1", "it could not be done, the answer was no, or `doctor` found something that fails"),
     ("2", "wrong usage; also: nobody can be asked here, and --yes was not said"),
-    ("69", "no agent answers at the socket"),
+    ("69", "no agent answers at the socket, or no API server"),
     ("75", "not granted: no room and --no-wait, the time is over, or it could never be"),
     ("77", "not permitted: only root may, or the lease is another's"),
     ("126, 127", "of `run`: the command cannot be started, or there is none of that name"),

@@ -4,19 +4,22 @@ use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
+use futures::StreamExt as _;
 use memboss_agent_api::v1::{ExplainRequest, LeaseRequest, LeaseView, PreemptRequest, PreemptResponse, StatusRequest};
 use serde::Serialize;
 
-use crate::agent::{Sockets, answer, refused};
+use crate::agent::{Sockets, Steered, answer, refused};
 use crate::ask::Consent;
+use crate::cluster::{Picture, Placed, Wanted};
 use crate::exit::Failure;
-use crate::output::{Colours, Output};
+use crate::output::{Colours, Output, aside};
 use crate::show::Look;
+use crate::way::{Server, Way, Where};
 use crate::{plain, show};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Lease {
-    /// All leases that the agent knows: who holds what, who waits and why.
+    /// All leases that the agent knows, or the cluster: who holds what, who waits and why.
     List {
         /// Goes on and tells every change, until it is interrupted.
         #[arg(long, short)]
@@ -24,18 +27,18 @@ pub(crate) enum Lease {
     },
     /// Why a lease stands where it stands.
     Why {
-        /// Its name, as `memboss lease list` shows it.
+        /// Its name, as `memboss lease list` shows it; by the API server its pod's name does too.
         lease: String,
     },
     /// Gives a lease of yours back. The process that held it goes on without it, and what that still uses counts as used by others; a command of `memboss run`
-    /// is asked to end.
+    /// is asked to end. A pod's lease ends with its pod: by the API server this deletes it.
     Release {
         /// Its name, as `memboss lease list` shows it.
         lease: String,
         #[command(flatten)]
         consent: Consent,
     },
-    /// Asks the holder of a lease to go, with notice (root only).
+    /// Asks the holder of a lease to go, with notice (root only; by the API server: pods/exec on the agents).
     Preempt {
         /// Its name, as `memboss lease list` shows it.
         lease: String,
@@ -60,21 +63,40 @@ struct Preempted {
     waiting: Vec<String>,
 }
 
-pub(crate) async fn run(what: Lease, sockets: &Sockets, output: Output) -> Result<()> {
+pub(crate) async fn run(what: Lease, asked: &Where, output: Output) -> Result<()> {
+    let way = asked.way(output).await?;
     match what {
         Lease::List { watch: false } => {
-            let status = sockets.status().await?;
-            output.say(&plain::leases(&status.leases), || show::leases(&status.leases, look(output)))
+            let leases = match &way {
+                Way::Socket(sockets) => Picture::from(sockets.status().await?).leases,
+                Way::Api(server) => server.leases().await?,
+            };
+            output.say(&plain::placed(&leases), || show::placed(&leases, look(output)))
         }
-        Lease::List { watch: true } => watch(sockets, output).await,
+        Lease::List { watch: true } => watch(&way, output).await,
         Lease::Why { lease } => {
-            let told = answer(&sockets.socket, sockets.leases().await?.explain(ExplainRequest { lease })).await?;
-            output.say(&told.lines, || told.lines.join("\n"))
+            let lines = match &way {
+                Way::Socket(sockets) => {
+                    let ask = ExplainRequest { lease };
+                    answer(&sockets.socket, sockets.leases().await?.explain(ask)).await?.lines
+                }
+                Way::Api(server) => server.why(&lease).await?,
+            };
+            output.say(&lines, || lines.join("\n"))
         }
-        Lease::Release { lease, consent } => release(lease, consent, sockets).await,
+        Lease::Release { lease, consent } => match &way {
+            Way::Socket(sockets) => release(lease, consent, sockets).await,
+            Way::Api(server) => end_pod(&lease, consent, server).await,
+        },
         Lease::Preempt { lease, force, dry_run, consent } => {
-            let ask = PreemptRequest { lease, force, dry_run };
-            preempt(ask, consent, sockets, output).await
+            let (lease, agent) = match &way {
+                Way::Socket(sockets) => (lease, sockets.steer().await?),
+                Way::Api(server) => {
+                    let (lease, node) = server.placed(&lease).await?;
+                    (lease, server.steer(&node).await?)
+                }
+            };
+            preempt(PreemptRequest { lease, force, dry_run }, consent, agent, output).await
         }
     }
 }
@@ -84,53 +106,91 @@ fn look(output: Output) -> Look {
 }
 
 /// On a terminal the whole list again on every change; elsewhere only the leases that changed.
-async fn watch(sockets: &Sockets, output: Output) -> Result<()> {
-    let mut states = answer(&sockets.socket, sockets.leases().await?.watch_status(StatusRequest {})).await?;
-    let redraws = output.is_text() && std::io::stdout().is_terminal();
-    let mut before: Vec<LeaseView> = Vec::new();
-    loop {
-        let next = states.message().await.map_err(|status| refused(&sockets.socket, &status))?;
-        let Some(status) = next else {
+async fn watch(way: &Way, output: Output) -> Result<()> {
+    let mut list = List { before: Vec::new(), redraws: output.is_text() && std::io::stdout().is_terminal(), output };
+    match way {
+        Way::Socket(sockets) => {
+            let mut states = answer(&sockets.socket, sockets.leases().await?.watch_status(StatusRequest {})).await?;
+            while let Some(status) = states.message().await.map_err(|status| refused(&sockets.socket, &status))? {
+                list.tell(Picture::from(status).leases)?;
+            }
             let at = sockets.socket.display();
-            return Err(Failure::NoAgent(format!("the agent at {at} has ended: ask again")).into());
-        };
-        if redraws {
+            Err(Failure::NoAgent(format!("the agent at {at} has ended: ask again")).into())
+        }
+        Way::Api(server) => {
+            let mut pictures = server.watch(Wanted::Leases);
+            while let Some(picture) = pictures.next().await {
+                list.tell(picture?.leases)?;
+            }
+            Err(Failure::NoAgent("the API server ended the answer: ask again".to_owned()).into())
+        }
+    }
+}
+
+/// The list as it was told last.
+struct List {
+    before: Vec<Placed>,
+    redraws: bool,
+    output: Output,
+}
+
+impl List {
+    fn tell(&mut self, leases: Vec<Placed>) -> Result<()> {
+        let output = self.output;
+        if self.redraws {
             let mut out = std::io::stdout();
             // Home, and everything after it gone.
             write!(out, "\x1b[H\x1b[2J").and_then(|()| out.flush()).context("the answer cannot be written")?;
-            output.say_next(&(), || show::leases(&status.leases, look(output)))?;
+            output.say_next(&(), || show::placed(&leases, look(output)))?;
         } else {
-            let news = changed(&before, &status.leases);
+            let news = changed(&self.before, &leases);
             if !news.is_empty() {
-                output.say_next(&plain::leases(&news), || show::leases(&news, look(output)))?;
+                output.say_next(&plain::placed(&news), || show::placed(&news, look(output)))?;
             }
         }
-        before = status.leases;
+        self.before = leases;
+        Ok(())
     }
 }
 
 /// What differs from before, apart from figures that change all the time; those that are gone, as ended.
-fn changed(before: &[LeaseView], now: &[LeaseView]) -> Vec<LeaseView> {
-    let steady = |lease: &LeaseView| {
-        let mut lease = lease.clone();
-        if let Some(holder) = &mut lease.holder {
+fn changed(before: &[Placed], now: &[Placed]) -> Vec<Placed> {
+    let steady = |placed: &Placed| {
+        let mut placed = placed.clone();
+        if let Some(holder) = &mut placed.view.holder {
             (holder.phase_ms, holder.used_mib) = (0, 0);
         }
-        if let Some(notice) = &mut lease.notice {
+        if let Some(notice) = &mut placed.view.notice {
             notice.remaining_ms = 0;
         }
-        lease
+        placed
     };
-    let known: Vec<LeaseView> = before.iter().map(steady).collect();
-    let news = now.iter().filter(|lease| !known.contains(&steady(lease))).cloned();
-    let gone = before.iter().filter(|lease| now.iter().all(|other| other.lease != lease.lease));
-    let ended = gone.map(|lease| LeaseView {
-        phase: memboss_agent_api::v1::Phase::Ended.into(),
-        queue: None,
-        notice: None,
-        ..lease.clone()
+    let known: Vec<Placed> = before.iter().map(steady).collect();
+    let news = now.iter().filter(|placed| !known.contains(&steady(placed))).cloned();
+    let gone = before.iter().filter(|placed| now.iter().all(|other| other.view.lease != placed.view.lease));
+    let ended = gone.map(|placed| {
+        let view = LeaseView {
+            phase: memboss_agent_api::v1::Phase::Ended.into(),
+            queue: None,
+            notice: None,
+            ..placed.view.clone()
+        };
+        Placed { view, node: placed.node.clone() }
     });
     news.chain(ended).collect()
+}
+
+/// A pod's lease is held as long as its pod is there.
+async fn end_pod(lease: &str, consent: Consent, server: &Server) -> Result<()> {
+    let holding = server.pod_of(lease).await?;
+    let pod = format!("{}/{}", holding.namespace, holding.pod);
+    consent.to(&format!(
+        "This ends pod {pod}, whose lease {} is. What made the pod, if anything did, makes another, which asks anew.",
+        holding.lease
+    ))?;
+    server.end(&holding).await?;
+    aside(&format!("pod {pod} is told to end; {} ends when its memory is seen free", holding.lease));
+    Ok(())
 }
 
 async fn release(lease: String, consent: Consent, sockets: &Sockets) -> Result<()> {
@@ -143,13 +203,13 @@ async fn release(lease: String, consent: Consent, sockets: &Sockets) -> Result<(
             other => other,
         },
     )?;
-    crate::output::aside(&format!("{lease} is given back"));
+    aside(&format!("{lease} is given back"));
     Ok(())
 }
 
-async fn preempt(ask: PreemptRequest, consent: Consent, sockets: &Sockets, output: Output) -> Result<()> {
-    let socket = &sockets.node_socket;
-    let mut agent = sockets.node().await?;
+async fn preempt(ask: PreemptRequest, consent: Consent, agent: Steered, output: Output) -> Result<()> {
+    let Steered { mut agent, at } = agent;
+    let socket = &at;
     if !ask.dry_run && !consent.yes {
         let would = answer(socket, agent.preempt(PreemptRequest { dry_run: true, ..ask.clone() })).await?;
         let how = if ask.force { "at once" } else { "after its notice" };
@@ -194,15 +254,15 @@ mod tests {
 
     #[test]
     fn a_figure_that_moves_is_no_news_and_a_lease_that_is_gone_has_ended() {
-        let lease = |name: &str, phase: Phase, used_mib| LeaseView {
-            lease: name.into(),
-            phase: phase.into(),
-            holder: Some(Holder { used_mib, ..Holder::default() }),
-            ..LeaseView::default()
+        let lease = |name: &str, phase: Phase, used_mib| {
+            let holder = Some(Holder { used_mib, ..Holder::default() });
+            let view = LeaseView { lease: name.into(), phase: phase.into(), holder, ..LeaseView::default() };
+            Placed { view, ..Placed::default() }
         };
         let before = [lease("a", Phase::Active, 1), lease("b", Phase::Active, 1), lease("c", Phase::Waiting, 0)];
         let now = [lease("a", Phase::Active, 2), lease("c", Phase::Active, 0)];
-        let news: Vec<_> = changed(&before, &now).iter().map(|lease| (lease.lease.clone(), lease.phase())).collect();
+        let news: Vec<_> =
+            changed(&before, &now).iter().map(|told| (told.view.lease.clone(), told.view.phase())).collect();
         assert_eq!(news, [("c".to_owned(), Phase::Active), ("b".to_owned(), Phase::Ended)]);
     }
 }

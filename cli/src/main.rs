@@ -1,8 +1,10 @@
-//! `memboss` on a machine: leases of GPU memory and RAM (by the agent's sockets), host RAM and what is wrong with the machine (by itself).
+//! `memboss` on a machine: leases of GPU memory and RAM (by the agent's sockets), host RAM and what is wrong with the machine (by itself). The same of a
+//! cluster from anywhere, by its API server.
 
 mod agent;
 mod ask;
 mod cleanup;
+mod cluster;
 mod docs;
 mod doctor;
 mod exit;
@@ -10,12 +12,14 @@ mod gpus;
 mod lease;
 mod output;
 mod plain;
+mod proxy;
 mod ram;
 mod run;
 mod show;
 mod show_ram;
 mod size;
 mod vram;
+mod way;
 
 use std::process::ExitCode;
 
@@ -23,12 +27,13 @@ use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-/// The memory of this machine: leases of GPU memory and RAM, by five classes, with queueing and preemption.
+/// The memory of this machine, or of a cluster: leases of GPU memory and RAM, by five classes, with queueing and preemption. On a machine where an agent runs its
+/// socket is asked; elsewhere, and as `kubectl memboss`, the API server.
 #[derive(Debug, Parser)]
 #[command(name = "memboss", version, after_help = exit::help())]
 struct Arguments {
     #[command(flatten)]
-    sockets: agent::Sockets,
+    at: way::Where,
     /// The answer's form.
     #[arg(long, short, value_enum, default_value_t, global = true, help_heading = agent::EVERYWHERE)]
     output: output::Output,
@@ -44,13 +49,13 @@ enum What {
     /// Leases.
     #[command(subcommand)]
     Lease(lease::Lease),
-    /// Host RAM; but for `cleanup` it needs no agent.
+    /// Host RAM; of this machine it needs no agent, but for `cleanup`.
     #[command(subcommand)]
     Ram(ram::Ram),
     /// Leases memory and runs a command with it; the lease ends with the command.
     #[command(long_about = RUN)]
     Run(Box<run::Run>),
-    /// Looks what is wrong with this machine, and says what to do.
+    /// Looks what is wrong with this machine, or with a cluster, and says what to do.
     Doctor(doctor::Doctor),
     /// Prints what a shell needs to complete these words: memboss completion bash > /etc/bash_completion.d/memboss
     Completion {
@@ -67,6 +72,8 @@ enum Own {
     Docs(docs::Docs),
     /// Ends a command whose `memboss run` is gone.
     Guard(run::guard::Guard),
+    /// Hands its standard streams on to the agent.
+    Proxy(proxy::Proxy),
 }
 
 const RUN: &str = "\
@@ -86,7 +93,7 @@ the lease is taken up again.";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let own = std::env::args_os().nth(1).is_some_and(|word| word == "docs" || word == "guard");
+    let own = std::env::args_os().nth(1).is_some_and(|word| word == "docs" || word == "guard" || word == "proxy");
     let done = if own { run_own(&Own::parse()) } else { run(Arguments::parse()).await };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -108,14 +115,18 @@ fn sentence(error: &anyhow::Error) -> String {
     said.join(": ")
 }
 
-async fn run(arguments: Arguments) -> Result<u8> {
-    let (sockets, output) = (&arguments.sockets, arguments.output);
+async fn run(mut arguments: Arguments) -> Result<u8> {
+    arguments.at.cluster.called_as(&std::env::args_os().next().unwrap_or_default());
+    let (at, output) = (&arguments.at, arguments.output);
     match arguments.what {
-        What::Vram(what) => vram::run(what, sockets, output).await?,
-        What::Lease(what) => lease::run(what, sockets, output).await?,
-        What::Ram(what) => ram::run(what, sockets, output).await?,
-        What::Run(asked) => return run::run(*asked, sockets, output).await,
-        What::Doctor(asked) => doctor::run(&asked, sockets, output).await?,
+        What::Vram(what) => vram::run(what, at, output).await?,
+        What::Lease(what) => lease::run(what, at, output).await?,
+        What::Ram(what) => return ram::run(what, at, output).await,
+        What::Run(asked) => {
+            at.only_here("memboss run")?;
+            return run::run(*asked, &at.sockets, output).await;
+        }
+        What::Doctor(asked) => doctor::run(&asked, at, output).await?,
         What::Completion { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "memboss", &mut text);
@@ -129,6 +140,7 @@ fn run_own(what: &Own) -> Result<u8> {
     match what {
         Own::Docs(asked) => docs::run(asked, &Arguments::command())?,
         Own::Guard(asked) => run::guard::run(*asked)?,
+        Own::Proxy(asked) => proxy::run(asked)?,
     }
     Ok(0)
 }

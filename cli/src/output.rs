@@ -44,6 +44,16 @@ impl Output {
         self == Self::Wide
     }
 
+    /// As it is asked for.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Wide => "wide",
+            Self::Json => "json",
+            Self::Yaml => "yaml",
+        }
+    }
+
     /// Whether it is for people.
     pub(crate) fn is_text(self) -> bool {
         matches!(self, Self::Text | Self::Wide)

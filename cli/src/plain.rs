@@ -3,6 +3,7 @@
 use memboss_agent_api::v1::{GpuShare, Health, LeaseView, StatusResponse};
 use serde::Serialize;
 
+use crate::cluster::Placed;
 use crate::show::state;
 
 /// A node: its GPUs and its RAM.
@@ -44,6 +45,9 @@ struct Ram {
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct Lease {
     lease: String,
+    /// Where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     class: String,
     state: &'static str,
     gpus: Vec<Share>,
@@ -145,10 +149,16 @@ pub(crate) fn leases(leases: &[LeaseView]) -> Vec<Lease> {
     leases.iter().map(lease).collect()
 }
 
+/// Leases of several nodes.
+pub(crate) fn placed(leases: &[Placed]) -> Vec<Lease> {
+    leases.iter().map(|placed| Lease { node: said(&placed.node), ..lease(&placed.view) }).collect()
+}
+
 /// A lease.
 pub(crate) fn lease(lease: &LeaseView) -> Lease {
     Lease {
         lease: lease.lease.clone(),
+        node: None,
         class: lease.class.clone(),
         state: state(lease),
         gpus: shares(&lease.gpus),

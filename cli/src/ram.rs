@@ -1,36 +1,43 @@
 //! `memboss ram`: host RAM as it stands, who uses it, and dropping page cache that nobody needs. It works on any Linux machine, without an agent; only
-//! ending leases that nobody keeps is the agent's.
+//! ending leases that nobody keeps is the agent's. Of a cluster's nodes the API server tells how they stand; the rest is done on the node itself.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use futures::StreamExt as _;
 use memboss_core::{Gauge, Mib, Moment};
 use memboss_ram::clean::{Ask, Mode, Outcome};
 use memboss_ram::report::Machine;
 use memboss_ram::users::Monitor;
 use serde::Serialize;
 
-use crate::agent::Sockets;
 use crate::ask::Consent;
-use crate::output::Output;
-use crate::{cleanup, show_ram, size};
+use crate::cluster::{Picture, Wanted};
+use crate::exit::Failure;
+use crate::output::{Colours, Output};
+use crate::way::{Server, Where};
+use crate::{cleanup, plain, show_ram, size};
 
 /// Where models are usually kept; those that are not there are left out.
 const MODEL_DIRECTORIES: [&str; 4] = [".cache/huggingface", ".cache/torch", ".ollama/models", ".cache/llama.cpp"];
 
+/// A place without control groups, and so without a limit.
+const NO_GROUPS: &str = "/dev/null";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Ram {
-    /// What there is, what is available, how hard pressed it is, and what would help.
+    /// What there is, what is available, how hard pressed it is, and what would help. By the API server: of every node, as its agent reports it.
     Status {
         /// Goes on looking once a second, and tells each change of the level (which must last a while), until it is interrupted.
         #[arg(long)]
         watch: bool,
     },
-    /// Who uses it, and, with --for, how that changes.
+    /// Who uses it, and, with --for, how that changes. By the API server it is done in the pod of the agent of --on (pods/exec there).
     Analyze(Analyze),
-    /// Drops page cache of files that no process has open or mapped.
+    /// Drops page cache of files that no process has open or mapped. By the API server it is done in the pod of the agent of --on (pods/exec there), which sees the
+    /// folders of the chart's agent.pressure.cleanIn alone.
     Clear(Clear),
     /// Ends leases of RAM, alone or beside GPU memory, that nobody keeps any more, and says which and why (root only; it asks the agent).
     Cleanup {
@@ -53,6 +60,25 @@ pub(crate) struct Analyze {
     /// Watches for so many seconds, and tells who grew.
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
+    #[command(flatten)]
+    whole: Whole,
+}
+
+/// How a node is looked at from its agent's pod, whose limit is not the node's.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Whole {
+    /// Whatever limit this process itself has.
+    #[arg(long, hide = true)]
+    whole_machine: bool,
+}
+
+impl Whole {
+    fn machine(self) -> Machine {
+        match self.whole_machine {
+            true => Machine { groups: NO_GROUPS.into(), ..Machine::default() },
+            false => Machine::default(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +103,8 @@ pub(crate) struct Clear {
     #[arg(long, value_name = "SECONDS", conflicts_with = "dry_run")]
     check_after: Option<u64>,
     #[command(flatten)]
+    whole: Whole,
+    #[command(flatten)]
     consent: Consent,
 }
 
@@ -96,10 +124,100 @@ struct Cleared {
     came_back: Option<Mib>,
 }
 
-pub(crate) async fn run(what: Ram, sockets: &Sockets, output: Output) -> Result<()> {
-    let machine = Machine::default();
+pub(crate) async fn run(what: Ram, asked: &Where, output: Output) -> Result<u8> {
+    let what = match what {
+        Ram::Cleanup { dry_run, consent } => {
+            let way = asked.way(output).await?;
+            return cleanup::run(true, dry_run, &consent, &way, output).await.map(|()| 0);
+        }
+        other => other,
+    };
+    match asked.away(output).await? {
+        Some(server) => away(&what, &server, output).await,
+        None => here(what, output).await.map(|()| 0),
+    }
+}
+
+/// Of a cluster's nodes; the exit code.
+async fn away(what: &Ram, server: &Server, output: Output) -> Result<u8> {
+    match what {
+        Ram::Status { watch: false } => {
+            tell(&Picture { machines: server.machines().await?, leases: Vec::new() }, output)?;
+            Ok(0)
+        }
+        Ram::Status { watch: true } => watch(server, output).await.map(|()| 0),
+        Ram::Analyze(asked) => Ok(server.run_on(&server.one_node().await?, &asked.words(output)).await?),
+        Ram::Clear(asked) => {
+            let node = server.one_node().await?;
+            if asked.drop_caches && !asked.dry_run {
+                asked.consent.to(&dropping(&node))?;
+            }
+            Ok(server.run_on(&node, &asked.words(output)).await?)
+        }
+        Ram::Cleanup { .. } => Ok(0),
+    }
+}
+
+fn tell(picture: &Picture, output: Output) -> Result<()> {
+    let plain: Vec<plain::Machine> = picture.machines.iter().map(plain::machine).collect();
+    output.say(&plain, || show_ram::nodes(&picture.machines, Colours::of_stdout()))
+}
+
+/// Tells how the nodes stand, and again when the level of one has changed.
+async fn watch(server: &Server, output: Output) -> Result<()> {
+    let mut before: Option<Vec<(String, String)>> = None;
+    let mut pictures = server.watch(Wanted::All);
+    while let Some(picture) = pictures.next().await {
+        let picture = picture?;
+        let level = |machine: &memboss_agent_api::v1::StatusResponse| {
+            (machine.node.clone(), machine.ram.as_ref().map(|ram| ram.pressure.clone()).unwrap_or_default())
+        };
+        let levels = Some(picture.machines.iter().map(level).collect());
+        if levels != before {
+            before = levels;
+            let plain: Vec<plain::Machine> = picture.machines.iter().map(plain::machine).collect();
+            output.say_next(&plain, || show_ram::nodes(&picture.machines, Colours::of_stdout()))?;
+        }
+    }
+    Err(Failure::NoAgent("the API server ended the answer: ask again".to_owned()).into())
+}
+
+fn dropping(place: &str) -> String {
+    format!("This drops the page cache of everybody on {place}; what runs will read its files again from disk.")
+}
+
+impl Analyze {
+    /// The same words, for this program on a node.
+    fn words(&self, output: Output) -> Vec<String> {
+        let mut words: Vec<String> = ["ram", "analyze", "--whole-machine", "--top"].map(Into::into).into();
+        words.push(self.top.to_string());
+        words.extend(self.exact.then(|| "--exact".to_owned()));
+        words.extend(self.seconds.map(|seconds| format!("--for={seconds}")));
+        words.push(format!("--output={}", output.name()));
+        words
+    }
+}
+
+impl Clear {
+    /// The same words, for this program on a node. Whether it may was asked here.
+    fn words(&self, output: Output) -> Vec<String> {
+        let mut words: Vec<String> =
+            ["ram", "clear", "--whole-machine", "--yes", self.mode.name()].map(Into::into).into();
+        words.extend(self.roots.iter().map(|root| format!("--in={}", root.display())));
+        words.extend(self.target.map(|target| format!("--target={target}")));
+        words.extend(self.dry_run.then(|| "--dry-run".to_owned()));
+        words.extend(self.drop_caches.then(|| "--drop-caches".to_owned()));
+        words.extend(self.check_after.map(|seconds| format!("--check-after={seconds}")));
+        words.push(format!("--output={}", output.name()));
+        words
+    }
+}
+
+/// Of this machine.
+async fn here(what: Ram, output: Output) -> Result<()> {
     match what {
         Ram::Status { watch } => {
+            let machine = Machine::default();
             let report = machine.report()?;
             if watch {
                 output.say_next(&report, || show_ram::report(&report))?;
@@ -107,9 +225,9 @@ pub(crate) async fn run(what: Ram, sockets: &Sockets, output: Output) -> Result<
             }
             output.say(&report, || show_ram::report(&report))
         }
-        Ram::Analyze(asked) => analyze(&machine, &asked, output).await,
-        Ram::Clear(asked) => clear(&machine, &asked, output).await,
-        Ram::Cleanup { dry_run, consent } => cleanup::run(true, dry_run, &consent, sockets, output).await,
+        Ram::Analyze(asked) => analyze(&asked.whole.machine(), &asked, output).await,
+        Ram::Clear(asked) => clear(&asked.whole.machine(), &asked, output).await,
+        Ram::Cleanup { .. } => Ok(()),
     }
 }
 
@@ -157,9 +275,7 @@ async fn clear(machine: &Machine, asked: &Clear, output: Output) -> Result<()> {
         bail!("no directory of models was found in your home: name what may be dropped by --in PATH");
     }
     if asked.drop_caches && !asked.dry_run {
-        asked.consent.to(
-            "This drops the page cache of everybody on this machine; what runs will read its files again from disk.",
-        )?;
+        asked.consent.to(&dropping("this machine"))?;
     }
     let ask =
         Ask { mode: asked.mode, roots, target: asked.target, dry_run: asked.dry_run, whole_machine: asked.drop_caches };

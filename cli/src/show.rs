@@ -6,6 +6,7 @@ use comfy_table::{Attribute, Cell, Color, Table, presets};
 use memboss_agent_api::v1::{Gpu, GpuShare, Health, LeaseView, Notice, Phase, StatusResponse};
 use memboss_core::Mib;
 
+use crate::cluster::Placed;
 use crate::output::Colours;
 use crate::plain::free;
 
@@ -79,17 +80,64 @@ pub(crate) fn health(gpu: &Gpu) -> String {
     }
 }
 
+/// The columns of a machine's parts.
+const PARTS: [&str; 9] = ["GPU", "MODEL", "MEMORY", "LEASABLE", "LEASED", "OTHERS", "FREE", "USED", "HEALTH"];
+
+/// What stands there besides when all is to be seen.
+const MORE_OF_PARTS: [&str; 4] = ["TOTAL", "RESERVED", "UUID", "WHO"];
+
+/// What the letters of a bar stand for.
+const LEGEND: &str = "# leased, + used by others, . free";
+
 /// The node: its GPUs and its RAM, with bars.
 pub(crate) fn machine(status: &StatusResponse, look: Look) -> String {
-    let mut head = vec!["GPU", "MODEL", "MEMORY", "LEASABLE", "LEASED", "OTHERS", "FREE", "USED", "HEALTH"];
-    if look.wide {
-        head.extend(["TOTAL", "RESERVED", "UUID"]);
-    }
-    let mut table = table(&head);
+    let mut table = table(&part_heads(look));
+    table.add_rows(parts(status, look));
+    let mut text = format!("{}\n{LEGEND}", dressed(table, look));
     let list = status.gpus.clone().unwrap_or_default();
-    for gpu in &list.gpus {
-        table.add_row(gpu_row(gpu, look.wide));
+    if !list.hold.is_empty() {
+        text.push_str(&format!("\nnothing is granted now: {}", list.hold));
     }
+    text
+}
+
+/// Several nodes, the same of each.
+pub(crate) fn machines(machines: &[StatusResponse], look: Look) -> String {
+    if machines.is_empty() {
+        return "no node has an agent".to_owned();
+    }
+    let mut table = table(&[vec!["NODE"], part_heads(look)].concat());
+    let mut holds = String::new();
+    for status in machines {
+        let rows = parts(status, look).into_iter();
+        table.add_rows(rows.map(|row| [vec![Cell::new(&status.node)], row].concat()));
+        let hold = status.gpus.as_ref().map(|list| list.hold.as_str()).unwrap_or_default();
+        if !hold.is_empty() {
+            holds.push_str(&format!("\nnothing is granted now on {}: {hold}", status.node));
+        }
+    }
+    format!("{}\n{LEGEND}{holds}", dressed(table, look))
+}
+
+fn part_heads(look: Look) -> Vec<&'static str> {
+    let more: &[&str] = if look.wide { &MORE_OF_PARTS } else { &[] };
+    [&PARTS, more].concat()
+}
+
+/// A row for each GPU, and one for the RAM.
+fn parts(status: &StatusResponse, look: Look) -> Vec<Vec<Cell>> {
+    let list = status.gpus.clone().unwrap_or_default();
+    let mut rows: Vec<Vec<Cell>> = list
+        .gpus
+        .iter()
+        .map(|gpu| {
+            let mut row = gpu_row(gpu, look.wide);
+            if look.wide {
+                row.push(Cell::new(who(status, |lease| lease.gpus.iter().any(|share| share.uuid == gpu.uuid))));
+            }
+            row
+        })
+        .collect();
     if let Some(ram) = &status.ram {
         let bar = bar(&[('#', ram.leased_mib)], ram.leasable_mib, BAR);
         let color = how_full(ram.leased_mib, ram.leasable_mib);
@@ -98,16 +146,19 @@ pub(crate) fn machine(status: &StatusResponse, look: Look) -> String {
         row.extend([ram.leasable_mib, ram.leased_mib].map(|mib| Cell::new(amount(mib))));
         row.extend([Cell::new(""), Cell::new(amount(free)), Cell::new(""), Cell::new("")]);
         if look.wide {
-            row.extend([Cell::new(amount(ram.total_mib)), Cell::new(""), Cell::new("")]);
+            let who = who(status, |lease| lease.ram_mib > 0);
+            row.extend([Cell::new(amount(ram.total_mib)), Cell::new(""), Cell::new(""), Cell::new(who)]);
         }
-        table.add_row(row);
+        rows.push(row);
     }
-    let mut text = dressed(table, look);
-    text.push_str("\n# leased, + used by others, . free");
-    if !list.hold.is_empty() {
-        text.push_str(&format!("\nnothing is granted now: {}", list.hold));
-    }
-    text
+    rows
+}
+
+/// Who holds of a part.
+fn who(status: &StatusResponse, of: impl Fn(&LeaseView) -> bool) -> String {
+    let holds = |lease: &&LeaseView| !matches!(lease.phase(), Phase::Waiting | Phase::Ended) && of(lease);
+    let names = status.leases.iter().filter(holds).map(|lease| lease.lease.as_str());
+    names.collect::<Vec<_>>().join(" ")
 }
 
 fn gpu_row(gpu: &Gpu, wide: bool) -> Vec<Cell> {
@@ -130,25 +181,45 @@ fn gpu_row(gpu: &Gpu, wide: bool) -> Vec<Cell> {
     row
 }
 
-/// The leases that the agent knows.
+/// The leases that an agent knows.
 pub(crate) fn leases(leases: &[LeaseView], look: Look) -> String {
-    if leases.is_empty() {
+    lease_table(leases.iter().map(|lease| (lease, "")), look)
+}
+
+/// Leases, and on which nodes they are if there are several.
+pub(crate) fn placed(leases: &[Placed], look: Look) -> String {
+    lease_table(leases.iter().map(|placed| (&placed.view, placed.node.as_str())), look)
+}
+
+/// The columns of leases, without and with their nodes.
+pub(crate) const LEASE_HEADS: [&str; 9] = ["LEASE", "CLASS", "STATE", "FOR", "GPUS", "RAM", "USED", "HOLDER", "WHY"];
+
+fn lease_table<'a>(leases: impl Iterator<Item = (&'a LeaseView, &'a str)> + Clone, look: Look) -> String {
+    if leases.clone().next().is_none() {
         return "no leases".to_owned();
     }
-    let mut head = vec!["LEASE", "CLASS", "STATE", "FOR", "GPUS", "RAM", "USED", "HOLDER", "WHY"];
+    let several = leases.clone().any(|(_, node)| !node.is_empty());
+    let mut head = LEASE_HEADS.to_vec();
+    if several {
+        head.insert(1, "NODE");
+    }
     if look.wide {
         head.extend(["PID", "UID", "LABEL", "TOKEN"]);
     }
     let mut table = table(&head);
-    for lease in leases {
+    for (lease, node) in leases {
         let [name, class, phase, since, gpus, ram, used, holder, why] = columns(lease);
-        let mut row = vec![Cell::new(name), Cell::new(class), Cell::new(phase).fg(colour(lease))];
+        let mut row = vec![Cell::new(name)];
+        row.extend(several.then(|| Cell::new(node)));
+        row.extend([Cell::new(class), Cell::new(phase).fg(colour(lease))]);
         row.extend([since, gpus, ram, used, holder, why].map(Cell::new));
         if look.wide {
             let holder = lease.holder.clone().unwrap_or_default();
-            let pid = if holder.pid > 0 { holder.pid.to_string() } else { String::new() };
+            // A pod's lease is no single process's.
+            let [pid, uid] =
+                if holder.pid > 0 { [holder.pid, holder.uid].map(|id| id.to_string()) } else { Default::default() };
             let token = lease.token.map(|token| format!("{}.{}", token.epoch, token.sequence)).unwrap_or_default();
-            row.extend([pid, holder.uid.to_string(), holder.label, token].map(Cell::new));
+            row.extend([pid, uid, holder.label, token].map(Cell::new));
         }
         table.add_row(row);
     }
@@ -182,6 +253,8 @@ pub(crate) fn shares(gpus: &[GpuShare]) -> String {
 
 fn why(lease: &LeaseView) -> String {
     match (&lease.queue, &lease.notice) {
+        // Only the first of a long queue know their places, and who can never be served has none.
+        (Some(queue), _) if queue.position == 0 => format!("{}: {}", queue.reason, queue.message),
         (Some(queue), _) => format!("#{} {}: {}", queue.position, queue.reason, queue.message),
         (_, Some(notice)) => told(notice),
         _ if lease.message.is_empty() => lease.reason.clone(),

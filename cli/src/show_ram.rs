@@ -1,11 +1,13 @@
 //! Tables and sentences about host RAM. Pure.
 
+use memboss_agent_api::v1::StatusResponse;
 use memboss_core::{Cause, Mib, Sign};
 use memboss_ram::clean::{Kept, Outcome};
 use memboss_ram::report::{Report, Stalls};
 use memboss_ram::users::{Growth, User};
 
-use crate::show::table;
+use crate::output::Colours;
+use crate::show::{self, table};
 
 /// Amounts of RAM are rarely whole GiB: one digit after the point is enough for people.
 fn amount(mib: Mib) -> String {
@@ -22,6 +24,23 @@ fn percent(part: Mib, whole: Mib) -> String {
 
 fn share(hundredths: u32) -> String {
     format!("{}.{:02} %", hundredths / 100, hundredths % 100)
+}
+
+/// The nodes of a cluster, as their agents report them.
+pub(crate) fn nodes(machines: &[StatusResponse], colours: Colours) -> String {
+    if machines.is_empty() {
+        return "no node has an agent".to_owned();
+    }
+    let mut table = table(&["NODE", "TOTAL", "AVAILABLE", "LEASABLE", "LEASED", "PRESSURE", "SIGN"]);
+    for machine in machines {
+        let ram = machine.ram.clone().unwrap_or_default();
+        let mut row = vec![machine.node.clone()];
+        row.extend([ram.total_mib, ram.available_mib].map(|mib| amount(Mib::from_mib(mib))));
+        row.extend([ram.leasable_mib, ram.leased_mib].map(|mib| amount(Mib::from_mib(mib))));
+        row.extend([ram.pressure, ram.pressure_sign]);
+        table.add_row(row);
+    }
+    show::printed(table, colours)
 }
 
 /// The machine.

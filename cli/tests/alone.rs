@@ -58,6 +58,8 @@ fn wrong_arguments_are_told_the_right_ones() {
         (&["vram", "drain", "0", "--undo", "--dry-run"], "cannot be used with"),
         (&["lease", "why"], "<LEASE>"),
         (&["vram", "status", "-o", "xml"], "yaml"),
+        (&["vram", "status", "--by", "socket", "--on", "a"], "leave them out"),
+        (&["run", "--by", "api", "--vram", "1Gi", "--", "true"], "run it on the node"),
     ] {
         let answer = memboss(words);
         assert!(answer.code == 2 && answer.err.contains(told), "{words:?}: {answer:?}");

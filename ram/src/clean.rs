@@ -30,6 +30,19 @@ pub enum Mode {
     Auto,
 }
 
+impl Mode {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Conservative => "conservative",
+            Self::Balanced => "balanced",
+            Self::Aggressive => "aggressive",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 /// What is no mode.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no mode {0:?}: conservative, balanced, aggressive and auto are")]

@@ -2,6 +2,7 @@
 //! namespace and leaves the bed as it found it.
 
 mod bad_input;
+mod command_line;
 mod faults;
 mod machine;
 mod preemption;

@@ -63,7 +63,7 @@ fn same(driver: &[Seen], agent: &[Gpu]) -> Finding {
     Finding::warn("GPUs", format!("the agent does not know {}", missing.join(", ")), advice)
 }
 
-fn judge(gpu: &Gpu) -> Vec<Finding> {
+pub(super) fn judge(gpu: &Gpu) -> Vec<Finding> {
     let name = format!("GPU {} ({})", gpu.index, gpu.model);
     let mut findings = Vec::new();
     match gpu.health() {

@@ -1,6 +1,7 @@
-//! `memboss doctor`: looks at everything that memboss needs of a machine, says of each thing whether it is well, and what to do where it is not.
+//! `memboss doctor`: looks at everything that memboss needs of a machine, or of a cluster, says of each thing whether it is well, and what to do where it is not.
 //! It changes nothing.
 
+mod cluster;
 mod gpus;
 mod machine;
 mod sockets;
@@ -17,6 +18,7 @@ use crate::agent::Sockets;
 use crate::exit::Failure;
 use crate::output::{Colours, Output};
 use crate::show;
+use crate::way::Where;
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
@@ -76,15 +78,23 @@ impl Finding {
     }
 }
 
-pub(crate) async fn run(asked: &Doctor, sockets: &Sockets, output: Output) -> Result<()> {
+pub(crate) async fn run(asked: &Doctor, at: &Where, output: Output) -> Result<()> {
+    let findings = match at.away(output).await? {
+        Some(server) => cluster::look(&server).await,
+        None => here(asked, &at.sockets).await,
+    };
+    output.say(&findings, || table(&findings))?;
+    let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count();
+    if failed > 0 { Err(Failure::Undone(format!("{failed} of {} do not work", findings.len())).into()) } else { Ok(()) }
+}
+
+async fn here(asked: &Doctor, sockets: &Sockets) -> Vec<Finding> {
     let (mut findings, status) = sockets::look(sockets).await;
     findings.extend(status.as_ref().map(|status| machine::same_boot(status, asked)));
     findings.extend(gpus::look(asked.nvml_library.as_deref(), status.as_ref()));
     let beside = sockets.node_socket.ancestors().nth(2).unwrap_or_else(|| "/run/memboss".as_ref());
     findings.extend(machine::look(asked, asked.run_dir.as_deref().unwrap_or(beside)));
-    output.say(&findings, || table(&findings))?;
-    let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count();
-    if failed > 0 { Err(Failure::Undone(format!("{failed} of {} do not work", findings.len())).into()) } else { Ok(()) }
+    findings
 }
 
 fn table(findings: &[Finding]) -> String {

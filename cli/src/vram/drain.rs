@@ -4,26 +4,29 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{ArgGroup, Args};
+use futures::StreamExt as _;
 use memboss_agent_api::v1::{DrainProgress, DrainRequest, UndrainRequest};
 use serde::Serialize;
 
 use super::look;
-use crate::agent::{Sockets, answer, refused};
+use crate::agent::{Sockets, Steered, answer, refused};
 use crate::ask::Consent;
+use crate::cluster::empty::Places;
 use crate::exit::Failure;
 use crate::output::{Output, aside};
+use crate::way::{Server, Way};
 use crate::{gpus, plain, show};
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).multiple(false).args(["gpus", "node"])))]
 pub(crate) struct Drain {
-    /// GPUs, by index or UUID.
+    /// GPUs, by index or UUID; an index that several nodes have needs --on.
     #[arg(value_name = "GPU")]
     gpus: Vec<String>,
-    /// All GPUs, and the host's RAM.
+    /// All GPUs, and the host's RAM; which node's, --on says.
     #[arg(long)]
     node: bool,
-    /// Whoever is still there after so long is ended (2m, 90s). Without: each notice runs its time.
+    /// Whoever is still there after so long is ended (2m, 90s); by the socket alone. Without: each notice runs its time.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     deadline: Option<Duration>,
     /// Only tells whom it would concern.
@@ -45,10 +48,82 @@ struct Progress {
     remaining: Vec<plain::Lease>,
 }
 
-pub(crate) async fn run(asked: Drain, sockets: &Sockets, output: Output) -> Result<()> {
+pub(crate) async fn run(asked: Drain, way: &Way, output: Output) -> Result<()> {
+    match way {
+        Way::Socket(sockets) => here(asked, sockets, output).await,
+        Way::Api(server) => there(asked, server, output).await,
+    }
+}
+
+/// By the wish of the nodes' `MemoryNode`s, which the operator heeds too.
+async fn there(asked: Drain, server: &Server, output: Output) -> Result<()> {
+    if asked.deadline.is_some() {
+        let said = "--deadline goes by the agent's socket alone; by the API server each notice runs its time, and who must go sooner is ended by its pod's end";
+        return Err(Failure::Usage(said.to_owned()).into());
+    }
+    let server = server.of_all();
+    let places = match asked.node {
+        true => Places::node(server.one_node().await?),
+        false => Places::gpus(server.gpus(&asked.gpus).await?),
+    };
+    if asked.undo {
+        server.open(&places).await?;
+        aside("memory is granted there again");
+        return Ok(());
+    }
+    let before = places.who(&server.picture().await?);
+    let first = DrainProgress { remaining: before.clone(), gone: 0, done: before.is_empty() };
+    if asked.dry_run {
+        return would(&first, output);
+    }
+    asked.consent.to(&intended(&first, output))?;
+    server.close(&places).await?;
+    let mut steps = server.emptying(places, before);
+    loop {
+        let step = tokio::select! {
+            step = steps.next() => step,
+            _ = tokio::signal::ctrl_c() => return Err(left().into()),
+        };
+        let Some(step) = step.transpose()? else {
+            return Err(
+                Failure::NoAgent("the API server ended the answer before all had gone: ask again".to_owned()).into()
+            );
+        };
+        if told(&step, output)? {
+            return Ok(());
+        }
+    }
+}
+
+fn would(first: &DrainProgress, output: Output) -> Result<()> {
+    output.say(&progress(first, true), || {
+        format!("{}\n{} would have to go; nothing was changed", table(first, output), first.remaining.len())
+    })
+}
+
+fn intended(first: &DrainProgress, output: Output) -> String {
+    format!("{}\nNothing new is granted there, and these are asked to go.", table(first, output))
+}
+
+fn left() -> Failure {
+    aside("it goes on without this command, and nothing is granted there until --undo");
+    Failure::Undone("not empty yet".to_owned())
+}
+
+/// Says how far it has come; whether that was the last word.
+fn told(step: &DrainProgress, output: Output) -> Result<bool> {
+    output.say_next(&progress(step, false), || line(step))?;
+    if step.done && output.is_text() {
+        aside("nothing is granted there until it is said again with --undo");
+    }
+    Ok(step.done)
+}
+
+/// By the agent of this machine.
+async fn here(asked: Drain, sockets: &Sockets, output: Output) -> Result<()> {
     let gpus = if asked.node { Vec::new() } else { gpus::uuids(&asked.gpus, sockets).await? };
-    let socket = &sockets.node_socket;
-    let mut agent = sockets.node().await?;
+    let Steered { mut agent, at: socket } = sockets.steer().await?;
+    let socket = &socket;
     if asked.undo {
         answer(socket, agent.undrain(UndrainRequest { gpus, node: asked.node })).await?;
         aside("memory is granted there again");
@@ -57,34 +132,24 @@ pub(crate) async fn run(asked: Drain, sockets: &Sockets, output: Output) -> Resu
     let deadline = asked.deadline.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     let request = DrainRequest { gpus, node: asked.node, deadline_ms: deadline, dry_run: asked.dry_run };
     if asked.dry_run || !asked.consent.yes {
-        let mut would = answer(socket, agent.drain(DrainRequest { dry_run: true, ..request.clone() })).await?;
-        let first = would.message().await.map_err(|status| refused(socket, &status))?.unwrap_or_default();
+        let mut answers = answer(socket, agent.drain(DrainRequest { dry_run: true, ..request.clone() })).await?;
+        let first = answers.message().await.map_err(|status| refused(socket, &status))?.unwrap_or_default();
         if asked.dry_run {
-            return output.say(&progress(&first, true), || {
-                format!("{}\n{} would have to go; nothing was changed", table(&first, output), first.remaining.len())
-            });
+            return would(&first, output);
         }
-        let what = format!("{}\nNothing new is granted there, and these are asked to go.", table(&first, output));
-        asked.consent.to(&what)?;
+        asked.consent.to(&intended(&first, output))?;
     }
     let mut steps = answer(socket, agent.drain(request)).await?;
     loop {
         let step = tokio::select! {
             step = steps.message() => step.map_err(|status| refused(socket, &status))?,
-            _ = tokio::signal::ctrl_c() => {
-                aside("it goes on without this command, and nothing is granted there until --undo");
-                return Err(Failure::Undone("not empty yet".to_owned()).into());
-            }
+            _ = tokio::signal::ctrl_c() => return Err(left().into()),
         };
         let Some(step) = step else {
             let at = socket.display();
             return Err(Failure::NoAgent(format!("the agent at {at} has ended before all had gone: ask again")).into());
         };
-        output.say_next(&progress(&step, false), || line(&step))?;
-        if step.done {
-            if output.is_text() {
-                aside("nothing is granted there until it is said again with --undo");
-            }
+        if told(&step, output)? {
             return Ok(());
         }
     }

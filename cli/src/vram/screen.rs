@@ -1,12 +1,13 @@
 //! The live screen as it is drawn: GPUs with bars, who holds, who waits. Pure: it may ask nobody.
 
-use memboss_agent_api::v1::{Gpu, Health, LeaseView, Phase, StatusResponse};
+use memboss_agent_api::v1::{Gpu, Health, Phase, Ram, StatusResponse};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Table};
 
+use crate::cluster::{Picture, Placed};
 use crate::output::Colours;
 use crate::plain::free;
 use crate::show;
@@ -14,8 +15,10 @@ use crate::show;
 /// What is on the screen.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
-    /// The machine as it was told last.
-    pub(super) status: StatusResponse,
+    /// What was told last.
+    pub(super) picture: Picture,
+    /// What it is a picture of.
+    pub(super) name: String,
     /// How many leases are above the first one shown.
     pub(super) scrolled: usize,
     /// Why nothing newer is told, if so.
@@ -25,26 +28,28 @@ pub(super) struct Screen {
 impl Screen {
     /// Scrolls, as far as there is something to see.
     pub(super) fn scroll(&mut self, lines: isize) {
-        self.scrolled = self.scrolled.saturating_add_signed(lines).min(self.status.leases.len().saturating_sub(1));
+        self.scrolled = self.scrolled.saturating_add_signed(lines).min(self.picture.leases.len().saturating_sub(1));
     }
 
     /// Draws all of it.
     pub(super) fn draw(&self, frame: &mut Frame<'_>, colours: Colours) {
-        let gpus = self.status.gpus.clone().unwrap_or_default();
+        let parts = self.picture.machines.iter().map(|machine| {
+            machine.gpus.as_ref().map_or(0, |list| list.gpus.len()) + usize::from(machine.ram.is_some())
+        });
         let (waiting, holding): (Vec<_>, Vec<_>) =
-            self.status.leases.iter().partition(|lease| lease.phase() == Phase::Waiting);
+            self.picture.leases.iter().partition(|lease| lease.view.phase() == Phase::Waiting);
         let lines = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         let queue = lines(waiting.len()).saturating_add(2).min(frame.area().height / 3).max(3);
         let [head, bars, leases, queued, keys] = Layout::vertical([
             Constraint::Length(1),
-            Constraint::Length(lines(gpus.gpus.len()).saturating_add(2)),
+            Constraint::Length(lines(parts.sum()).saturating_add(1)),
             Constraint::Min(3),
             Constraint::Length(queue),
             Constraint::Length(1),
         ])
         .areas(frame.area());
         frame.render_widget(self.head(waiting.len(), holding.len(), colours), head);
-        frame.render_widget(self.bars(&gpus.gpus, bars.width, colours), bars);
+        frame.render_widget(self.bars(bars.width, colours), bars);
         let block = Block::new().borders(Borders::TOP).title(" leases ");
         frame.render_widget(holders(&holding, self.scrolled, colours).block(block), leases);
         frame.render_widget(self.queue(&waiting), queued);
@@ -52,11 +57,15 @@ impl Screen {
     }
 
     fn head(&self, waiting: usize, holding: usize, colours: Colours) -> Line<'static> {
-        let hold = self.status.gpus.as_ref().map(|gpus| gpus.hold.clone()).unwrap_or_default();
-        let mut spans =
-            vec![Span::from(self.status.node.clone()).bold(), format!("  {holding} hold, {waiting} wait").into()];
-        if !hold.is_empty() {
-            spans.push(Span::from(format!("  nothing is granted now: {hold}")).style(style(Color::Yellow, colours)));
+        let mut spans = vec![Span::from(self.name.clone()).bold(), format!("  {holding} hold, {waiting} wait").into()];
+        let several = self.picture.machines.len() > 1;
+        for machine in &self.picture.machines {
+            let hold = machine.gpus.as_ref().map(|gpus| gpus.hold.as_str()).unwrap_or_default();
+            if !hold.is_empty() {
+                let place = if several { format!(" on {}", machine.node) } else { String::new() };
+                let said = format!("  nothing is granted now{place}: {hold}");
+                spans.push(Span::from(said).style(style(Color::Yellow, colours)));
+            }
         }
         if let Some(trouble) = &self.trouble {
             spans.push(Span::from(format!("  {trouble}")).style(style(Color::Red, colours)));
@@ -64,25 +73,38 @@ impl Screen {
         Line::from(spans)
     }
 
-    fn bars(&self, gpus: &[Gpu], width: u16, colours: Colours) -> Paragraph<'static> {
-        let names = gpus.iter().map(|gpu| gpu.model.len() + gpu.index.to_string().len() + 1).max().unwrap_or(0).max(3);
+    fn bars(&self, width: u16, colours: Colours) -> Paragraph<'static> {
+        let machines = &self.picture.machines;
+        let place = |machine: &StatusResponse| match machines.len() {
+            0 | 1 => String::new(),
+            _ => format!("{} ", machine.node),
+        };
+        let gpus = |machine: &StatusResponse| machine.gpus.clone().unwrap_or_default().gpus;
+        let name = |place: &str, gpu: &Gpu| format!("{place}{} {}", gpu.index, gpu.model);
+        let lengths = machines.iter().flat_map(|machine| {
+            let place = place(machine);
+            let rams = place.len() + 3;
+            gpus(machine).iter().map(|gpu| name(&place, gpu).len()).chain([rams]).collect::<Vec<_>>()
+        });
+        let names = lengths.max().unwrap_or(3);
         let bar = u64::from(width).saturating_sub(names as u64 + 46).clamp(8, 60);
-        let mut lines: Vec<Line<'static>> = gpus.iter().map(|gpu| gpu_line(gpu, names, bar, colours)).collect();
-        if let Some(ram) = &self.status.ram {
-            let mut spans = vec![Span::from(format!("{:<names$} ", "RAM"))];
-            spans.extend(coloured(&show::bar(&[('#', ram.leased_mib)], ram.leasable_mib, bar), colours));
-            let free = ram.leasable_mib.saturating_sub(ram.leased_mib);
-            spans.push(format!(" {} leased, {} free", show::amount(ram.leased_mib), show::amount(free)).into());
-            lines.push(Line::from(spans));
+        let mut lines: Vec<Line<'static>> = Vec::new();
+        for machine in machines {
+            let place = place(machine);
+            let padded = |name: String| format!("{name:<names$} ");
+            let gpu_lines = gpus(machine);
+            lines.extend(gpu_lines.iter().map(|gpu| gpu_line(gpu, padded(name(&place, gpu)), bar, colours)));
+            lines.extend(machine.ram.as_ref().map(|ram| ram_line(ram, padded(format!("{place}RAM")), bar, colours)));
         }
         Paragraph::new(lines)
     }
 
-    fn queue(&self, waiting: &[&LeaseView]) -> Paragraph<'static> {
+    fn queue(&self, waiting: &[&Placed]) -> Paragraph<'static> {
         let mut waiting = waiting.to_vec();
-        waiting.sort_by_key(|lease| lease.queue.as_ref().map_or(u32::MAX, |queue| queue.position));
-        let line = |lease: &&LeaseView| {
-            let [name, class, _, since, .., why] = show::columns(lease);
+        let place = |lease: &Placed| lease.view.queue.as_ref().map(|queue| queue.position).filter(|place| *place > 0);
+        waiting.sort_by_key(|lease| place(lease).unwrap_or(u32::MAX));
+        let line = |lease: &&Placed| {
+            let [name, class, _, since, .., why] = show::columns(&lease.view);
             Line::from(format!("{name}  {class}  for {since}  {why}"))
         };
         let lines: Vec<Line<'static>> = match waiting.as_slice() {
@@ -93,8 +115,16 @@ impl Screen {
     }
 }
 
-fn gpu_line(gpu: &Gpu, names: usize, bar: u64, colours: Colours) -> Line<'static> {
-    let mut spans = vec![Span::from(format!("{:<names$} ", format!("{} {}", gpu.index, gpu.model)))];
+fn ram_line(ram: &Ram, name: String, bar: u64, colours: Colours) -> Line<'static> {
+    let mut spans = vec![Span::from(name)];
+    spans.extend(coloured(&show::bar(&[('#', ram.leased_mib)], ram.leasable_mib, bar), colours));
+    let free = ram.leasable_mib.saturating_sub(ram.leased_mib);
+    spans.push(format!(" {} leased, {} free", show::amount(ram.leased_mib), show::amount(free)).into());
+    Line::from(spans)
+}
+
+fn gpu_line(gpu: &Gpu, name: String, bar: u64, colours: Colours) -> Line<'static> {
+    let mut spans = vec![Span::from(name)];
     let parts = [('#', gpu.leased_mib), ('+', gpu.foreign_mib)];
     spans.extend(coloured(&show::bar(&parts, gpu.leasable_mib, bar), colours));
     let [leased, others, free] = [gpu.leased_mib, gpu.foreign_mib, free(gpu)].map(show::amount);
@@ -118,23 +148,32 @@ fn style(color: Color, colours: Colours) -> Style {
     if colours == Colours::On { Style::new().fg(color) } else { Style::new() }
 }
 
-fn holders(leases: &[&LeaseView], scrolled: usize, colours: Colours) -> Table<'static> {
+fn holders(leases: &[&Placed], scrolled: usize, colours: Colours) -> Table<'static> {
+    let several = leases.iter().any(|lease| !lease.node.is_empty());
     let rows = leases.iter().skip(scrolled).map(|lease| {
-        let color = match lease.phase() {
+        let color = match lease.view.phase() {
             Phase::Revoking | Phase::Stopping => Color::Red,
             _ => Color::Reset,
         };
-        Row::new(show::columns(lease)).style(style(color, colours))
+        let mut columns = show::columns(&lease.view).to_vec();
+        if several {
+            columns.insert(1, lease.node.clone());
+        }
+        Row::new(columns).style(style(color, colours))
     });
-    let widths = [24, 7, 9, 9, 20, 8, 8, 24].map(Constraint::Max).into_iter().chain([Constraint::Min(20)]);
-    let head = ["LEASE", "CLASS", "STATE", "FOR", "GPUS", "RAM", "USED", "HOLDER", "WHY"];
+    let (mut head, mut widths) = (show::LEASE_HEADS.to_vec(), vec![24, 7, 9, 9, 20, 8, 8, 24]);
+    if several {
+        head.insert(1, "NODE");
+        widths.insert(1, 16);
+    }
+    let widths = widths.into_iter().map(Constraint::Max).chain([Constraint::Min(20)]);
     Table::new(rows, widths).header(Row::new(head).bold())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use memboss_agent_api::v1::{GpuList, GpuShare, Queue, Ram};
+    use memboss_agent_api::v1::{GpuList, GpuShare, LeaseView, Queue};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
@@ -165,7 +204,20 @@ mod tests {
             leases: [waits(2), waits(1)].into_iter().chain((0..12).map(lease)).collect(),
             ..StatusResponse::default()
         };
-        Screen { status, ..Screen::default() }
+        Screen { picture: status.into(), name: "desk".into(), ..Screen::default() }
+    }
+
+    #[test]
+    fn nodes_are_told_apart_where_there_are_several() {
+        let mut screen = screen();
+        let mut other = screen.picture.machines[0].clone();
+        other.node = "other".into();
+        screen.picture.machines.push(other);
+        screen.picture.leases[3].node = "other".into();
+        let lines = drawn(&screen, 130, 30);
+        for words in ["desk 0 L4", "other 0 L4", "other RAM", "NODE"] {
+            assert!(lines.iter().any(|line| line.contains(words)), "{words}: {lines:#?}");
+        }
     }
 
     fn drawn(screen: &Screen, width: u16, height: u16) -> Vec<String> {

@@ -1,0 +1,159 @@
+//! A node's wish to be empty, in whole or of some GPUs, as it stands in its `MemoryNode`: the operator sends nobody there, the agent asks who is there to go.
+//! What becomes of it is seen in the leases.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{Stream, StreamExt as _};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use memboss_agent_api::v1::{DrainProgress, LeaseView, Phase};
+use memboss_crds::{MemoryNode, MemoryNodeSpec};
+use serde_json::json;
+
+use super::{Picture, Placed, Wanted};
+use crate::exit::Failure;
+use crate::way::{Server, refused};
+
+/// How often a wish is written again that somebody else changed in between.
+const TRIES: usize = 10;
+
+/// Where: nodes, and on each its GPUs; none for all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Places(BTreeMap<String, Vec<String>>);
+
+impl Places {
+    /// All of a node.
+    pub(crate) fn node(name: String) -> Self {
+        Self([(name, Vec::new())].into())
+    }
+
+    /// GPUs, node by node.
+    pub(crate) fn gpus(gpus: BTreeMap<String, Vec<String>>) -> Self {
+        Self(gpus)
+    }
+
+    /// Who holds anything there, lower classes first.
+    pub(crate) fn who(&self, picture: &Picture) -> Vec<LeaseView> {
+        let there = picture.leases.iter().filter(|placed| self.has(placed)).map(|placed| placed.view.clone());
+        let mut there: Vec<LeaseView> = there.collect();
+        let class = |lease: &LeaseView| lease.class.parse::<memboss_core::Class>().ok();
+        there.sort_by_cached_key(|lease| (class(lease), lease.lease.clone()));
+        there
+    }
+
+    fn has(&self, placed: &Placed) -> bool {
+        let holds = matches!(placed.view.phase(), Phase::Reserved | Phase::Active | Phase::Revoking | Phase::Stopping);
+        holds
+            && self
+                .0
+                .get(&placed.node)
+                .is_some_and(|gpus| gpus.is_empty() || placed.view.gpus.iter().any(|share| gpus.contains(&share.uuid)))
+    }
+
+    /// How far it has come since those were there.
+    fn progress(&self, before: &[LeaseView], picture: &Picture) -> DrainProgress {
+        let remaining = self.who(picture);
+        let gone = before.iter().filter(|lease| remaining.iter().all(|other| other.lease != lease.lease)).count();
+        let done = remaining.is_empty();
+        DrainProgress { remaining, gone: u32::try_from(gone).unwrap_or(u32::MAX), done }
+    }
+}
+
+impl Server {
+    /// Wishes those places empty.
+    pub(crate) async fn close(&self, places: &Places) -> Result<(), Failure> {
+        self.wish(places, |spec, gpus| {
+            spec.drain |= gpus.is_empty();
+            let new = gpus.iter().filter(|uuid| !spec.drain_gpus.contains(uuid)).cloned().collect::<Vec<_>>();
+            spec.drain_gpus.extend(new);
+        })
+        .await
+    }
+
+    /// Takes that wish back.
+    pub(crate) async fn open(&self, places: &Places) -> Result<(), Failure> {
+        self.wish(places, |spec, gpus| {
+            spec.drain &= !gpus.is_empty();
+            spec.drain_gpus.retain(|uuid| !gpus.contains(uuid));
+        })
+        .await
+    }
+
+    /// Who is still there of those, now and on every change, until nobody is.
+    pub(crate) fn emptying(
+        &self,
+        places: Places,
+        before: Vec<LeaseView>,
+    ) -> impl Stream<Item = Result<DrainProgress, Failure>> + Unpin + use<> {
+        let mut told: Option<(BTreeSet<(String, i32)>, u32)> = None;
+        let steps = self.watch(Wanted::Leases).filter_map(move |picture| {
+            let step = picture.map(|picture| places.progress(&before, &picture));
+            let news = step.as_ref().map_or(true, |step| {
+                let stage = step.remaining.iter().map(|lease| (lease.lease.clone(), lease.phase)).collect();
+                let stage = Some((stage, step.gone));
+                std::mem::replace(&mut told, stage.clone()) != stage
+            });
+            std::future::ready(news.then_some(step))
+        });
+        steps.boxed()
+    }
+
+    async fn wish(&self, places: &Places, change: impl Fn(&mut MemoryNodeSpec, &[String])) -> Result<(), Failure> {
+        for (node, gpus) in &places.0 {
+            self.wish_of(node, |spec| change(spec, gpus)).await?;
+        }
+        Ok(())
+    }
+
+    async fn wish_of(&self, node: &str, change: impl Fn(&mut MemoryNodeSpec)) -> Result<(), Failure> {
+        let api = Api::<MemoryNode>::all(self.client.clone());
+        for _ in 0..TRIES {
+            let there = api.get(node).await.map_err(|error| refused(&error))?;
+            let mut spec = there.spec.clone();
+            change(&mut spec);
+            if spec == there.spec {
+                return Ok(());
+            }
+            let patch = json!({ "metadata": { "resourceVersion": there.metadata.resource_version }, "spec": spec });
+            match api.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Err(kube::Error::Api(answer)) if answer.code == 409 => {}
+                other => return other.map(drop).map_err(|error| refused(&error)),
+            }
+        }
+        Err(Failure::Undone(format!("MemoryNode {node} changes too fast: ask again")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memboss_agent_api::v1::GpuShare;
+
+    #[test]
+    fn who_is_there_is_whoever_holds_of_that_node_or_gpu_lower_classes_first() {
+        let lease = |name: &str, class: &str, phase: Phase, uuid: &str| Placed {
+            view: LeaseView {
+                lease: name.into(),
+                class: class.into(),
+                phase: phase.into(),
+                gpus: vec![GpuShare { uuid: uuid.into(), ..GpuShare::default() }],
+                ..LeaseView::default()
+            },
+            node: "node1".into(),
+        };
+        let leases = vec![
+            lease("a", "high", Phase::Active, "GPU-0"),
+            lease("b", "batch", Phase::Reserved, "GPU-0"),
+            lease("c", "batch", Phase::Active, "GPU-1"),
+            lease("d", "batch", Phase::Waiting, "GPU-0"),
+            Placed { node: "node2".into(), ..lease("e", "low", Phase::Active, "GPU-2") },
+        ];
+        let picture = Picture { leases, ..Picture::default() };
+        let names = |places: &Places| places.who(&picture).into_iter().map(|lease| lease.lease).collect::<Vec<_>>();
+        assert_eq!(names(&Places::node("node1".into())), ["b", "c", "a"]);
+        let gpu = Places::gpus([("node1".to_owned(), vec!["GPU-0".to_owned()])].into());
+        assert_eq!(names(&gpu), ["b", "a"]);
+        let step = gpu.progress(&gpu.who(&picture), &Picture::default());
+        assert_eq!((step.done, step.gone), (true, 2));
+    }
+}
