@@ -20,7 +20,8 @@ pub use model_load::{
     Format, ModelLoad, ModelLoadSpec, ModelLoadStatus, ModelOnNode, ModelPhase, ModelPlacement, Runtime, Source, Tier,
 };
 pub use names::{
-    AGENT, FINALIZER, FORCE_END, GATE, GROUP, INCARNATION, LEASED_LABEL, OPERATOR, PREFIX, RESOURCE, VERSION,
+    AGENT, AGENT_GPUS_RESOURCE, AGENT_RESOURCE, FINALIZER, FORCE_END, GATE, GROUP, IN_CODE, IN_CODE_LABEL, INCARNATION,
+    LEASED_LABEL, OPERATOR, PREFIX, RESOURCE, VERSION,
 };
 pub use quantity::{NotMemory, parse_mib, parse_mib_if_any, quantity};
 pub use ram_lease::{LeaseKind, RAM_MARK, RamLease, RamLeaseSpec, kind_of, object_of};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSchedulingGate, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use memboss_core::{Class, GpuModel, GpuSelector, GpuUuid, Mib, Percent, UNIT};
-use memboss_crds::{ContainerSlots, GATE, LEASED_LABEL, PREFIX, RESOURCE, Slot, parse_mib, quantity};
+use memboss_crds::{ContainerSlots, GATE, IN_CODE, LEASED_LABEL, PREFIX, RESOURCE, Slot, parse_mib, quantity};
 
 use crate::annotations::{self, Asked, Wrong};
 use crate::world::bytes;
@@ -45,7 +45,7 @@ pub fn admit(pod: &Pod, around: &Surroundings) -> Result<Option<Pod>, Vec<Wrong>
         Err(wrong) => return Err(wrong),
     };
     let mut wrong = Vec::new();
-    if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) {
+    if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).filter(|_| asked.is_lease()) {
         let right = "a pod with a lease is placed by memboss: leave nodeName out, and use a node selector or affinity"
             .to_owned();
         wrong.push(Wrong { field: "spec.nodeName".into(), value: node.clone(), right });
@@ -62,15 +62,23 @@ pub fn admit(pod: &Pod, around: &Surroundings) -> Result<Option<Pod>, Vec<Wrong>
 }
 
 fn change(mut pod: Pod, asked: &Asked, around: &Surroundings) -> Pod {
-    pod.metadata.labels.get_or_insert_default().insert(LEASED_LABEL.into(), "true".into());
+    let label = if asked.is_lease() { "true" } else { IN_CODE };
+    pod.metadata.labels.get_or_insert_default().insert(LEASED_LABEL.into(), label.into());
     let Some(spec) = pod.spec.as_mut() else { return pod };
     for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
         if let Some(slots) = asked.containers.iter().find(|slots| slots.name == container.name) {
-            set_units(container, units(slots, asked, around));
+            set_resource(container, RESOURCE, units(slots, asked, around));
+        }
+        if let Some(door) = asked.in_code.as_ref().filter(|door| door.containers.contains(&container.name)) {
+            set_resource(container, door.resource, 1);
         }
         if let Some(ram) = asked.ram.filter(|_| container.name == asked.carrier) {
             carry(container, ram);
         }
+    }
+    // Nobody waits for memory before it starts, and it is placed as any other.
+    if !asked.is_lease() {
+        return pod;
     }
     let gates = spec.scheduling_gates.get_or_insert_default();
     if !gates.iter().any(|gate| gate.name == GATE) {
@@ -85,10 +93,10 @@ fn change(mut pod: Pod, asked: &Asked, around: &Surroundings) -> Pod {
     pod
 }
 
-fn set_units(container: &mut Container, units: u64) {
+fn set_resource(container: &mut Container, name: &str, amount: u64) {
     let resources = container.resources.get_or_insert_with(ResourceRequirements::default);
     for list in [&mut resources.limits, &mut resources.requests] {
-        list.get_or_insert_with(BTreeMap::new).insert(RESOURCE.into(), Quantity(units.to_string()));
+        list.get_or_insert_with(BTreeMap::new).insert(name.into(), Quantity(amount.to_string()));
     }
 }
 
@@ -128,6 +136,7 @@ fn units(slots: &ContainerSlots, asked: &Asked, around: &Surroundings) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use memboss_crds::{AGENT_GPUS_RESOURCE, AGENT_RESOURCE};
     use serde_json::json;
 
     fn pod() -> Pod {
@@ -195,6 +204,39 @@ mod tests {
             assert_eq!(annotations::units_of(&once.spec.as_ref().unwrap().containers[0]), None, "no GPU");
             assert_eq!(admit(&once, &Surroundings::default()).unwrap().unwrap(), once);
         }
+    }
+
+    #[test]
+    fn whoever_leases_in_code_alone_gets_the_way_to_the_agent_and_no_gate() {
+        let resource = |pod: &Pod, at: usize, name: &str| {
+            let limits = pod.spec.as_ref().unwrap().containers[at].resources.clone()?.limits?;
+            limits.get(name).map(|quantity| quantity.0.clone())
+        };
+        let with = |annotations: &[(&str, &str)]| {
+            let mut pod = pod();
+            let ours = annotations.iter().map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned()));
+            pod.metadata.annotations = Some(ours.collect());
+            pod.spec.as_mut().unwrap().node_name = Some("node1".into());
+            let once = admit(&pod, &Surroundings::default()).unwrap().unwrap();
+            assert_eq!(admit(&once, &Surroundings::default()).unwrap().unwrap(), once);
+            once
+        };
+        let one = Some("1".to_owned());
+        let both = with(&[("agent", "true"), ("priority", "low")]);
+        assert_eq!([0, 1].map(|at| resource(&both, at, AGENT_RESOURCE)), [one.clone(), one.clone()]);
+        let spec = both.spec.as_ref().unwrap();
+        assert_eq!((&spec.scheduling_gates, &spec.priority_class_name), (&None, &None));
+        assert_eq!(both.metadata.labels.as_ref().unwrap()[LEASED_LABEL], IN_CODE);
+        let named = with(&[("agent", "gpus"), ("container", "other")]);
+        assert_eq!([0, 1].map(|at| resource(&named, at, AGENT_GPUS_RESOURCE)), [None, one.clone()]);
+
+        let mut leasing = pod();
+        leasing.metadata.annotations.as_mut().unwrap().insert(format!("{PREFIX}agent"), "true".into());
+        let leasing = admit(&leasing, &Surroundings::default()).unwrap().unwrap();
+        // Units bring the socket along.
+        assert_eq!([0, 1].map(|at| resource(&leasing, at, AGENT_RESOURCE)), [None, one]);
+        assert_eq!(leasing.metadata.labels.as_ref().unwrap()[LEASED_LABEL], "true");
+        assert!(leasing.spec.unwrap().scheduling_gates.is_some());
     }
 
     #[test]

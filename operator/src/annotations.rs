@@ -5,7 +5,7 @@
 //! | `vram` | `8Gi`, `8000Mi`, bytes, `50%`; `2x8Gi` for two GPUs. For the only ordinary container, or the one that `container` names |
 //! | `vram.<container>` | the same, for that container |
 //! | `ram` | `16Gi`, `8000Mi`, bytes: host RAM for the pod, alone or in one grant with `vram` |
-//! | `container` | which container `vram` is for, and whose memory request carries `ram` (the first if none is named) |
+//! | `container` | which container `vram` or `agent` is for, and whose memory request carries `ram` (the first if none is named) |
 //! | `containers` | `share` (default): containers use the same GPUs; `separate`: each its own |
 //! | `priority` | `urgent`, `high`, `normal` (default), `low`, `batch` |
 //! | `gpu-model` | parts of model names: `H100\|A100` |
@@ -13,10 +13,14 @@
 //! | `layout` | `pack` (default) or `spread` |
 //! | `notice`, `protection` | seconds: time between notice and stop (at most 300), protection after becoming active |
 //! | `can-shrink`, `can-offload` | `true` if the workload heeds notices so |
+//! | `agent` | `true`: the containers (the one that `container` names, else all) reach the node's agent and lease in code; `gpus`: they see all GPUs of the node as well |
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use memboss_core::{Class, Mib, Percent, UNIT};
-use memboss_crds::{ContainerSlots, GpuSelector, Layout, PREFIX, RESOURCE, Slot, parse_mib, quantity};
+use memboss_crds::{
+    AGENT_GPUS_RESOURCE, AGENT_RESOURCE, ContainerSlots, GpuSelector, Layout, PREFIX, RESOURCE, Slot, parse_mib,
+    quantity,
+};
 
 /// One thing that is wrong with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +66,25 @@ pub struct Asked {
     pub can_shrink: bool,
     /// It can move a part into RAM.
     pub can_offload: bool,
+    /// Who of it leases in code.
+    pub in_code: Option<InCode>,
+}
+
+impl Asked {
+    /// Whether the pod asks for a lease of its own.
+    #[must_use]
+    pub const fn is_lease(&self) -> bool {
+        !self.slots.is_empty() || self.ram.is_some()
+    }
+}
+
+/// Who leases in code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InCode {
+    /// The resource that lets a container through to the agent.
+    pub resource: &'static str,
+    /// The containers that need it: whoever has units of GPU memory is let through by those.
+    pub containers: Vec<String>,
 }
 
 /// One container's ask: so much on each of so many GPUs.
@@ -86,7 +109,7 @@ const AMOUNT: &str =
     "write whole Mi or Gi (8Gi, 8000Mi), a share (50%, from 1% to 100%), or either for several GPUs (2x8Gi, up to 16)";
 const RAM: &str = "write whole Mi or Gi: 16Gi, 8000Mi";
 /// What may stand after the prefix, beside `vram.<container>`.
-pub const KNOWN: [&str; 12] = [
+pub const KNOWN: [&str; 13] = [
     "vram",
     "ram",
     "container",
@@ -99,6 +122,7 @@ pub const KNOWN: [&str; 12] = [
     "protection",
     "can-shrink",
     "can-offload",
+    "agent",
 ];
 
 /// Whether a pod asks for anything of ours.
@@ -129,7 +153,9 @@ impl Reader<'_> {
         self.refuse_init_containers();
         let asks = self.container_asks();
         let ram = self.ram();
-        if asks.is_empty() && ram.is_some() {
+        let in_code = self.in_code(&asks, ram.is_some());
+        // With `vram` that was said there.
+        if (asks.is_empty() && ram.is_some()) || (in_code.is_some() && self.annotation("vram").is_none()) {
             self.refuse_a_stranger();
         }
         let class = self.class();
@@ -156,13 +182,17 @@ impl Reader<'_> {
             protection: self.seconds("protection", 86_400),
             can_shrink: self.flag("can-shrink"),
             can_offload: self.flag("can-offload"),
+            in_code,
         };
         if asks.is_empty() && ram.is_some() {
             self.refuse_words_of_gpus();
+        } else if asks.is_empty() && asked.in_code.is_some() {
+            self.refuse_words_of_leases();
         } else if asks.is_empty() {
             let any = self.pod.metadata.annotations.iter().flatten().find(|(key, _)| key.starts_with(PREFIX));
             if let (Some((key, value)), true) = (any, self.wrong.is_empty()) {
-                let right = format!("it asks for no memory: add {PREFIX}vram or {PREFIX}ram, such as 8Gi");
+                let right =
+                    format!("it asks for no memory: add {PREFIX}vram or {PREFIX}ram, such as 8Gi, or {PREFIX}agent");
                 self.wrong.push(Wrong { field: key.clone(), value: value.clone(), right });
             }
             return None;
@@ -319,6 +349,33 @@ impl Reader<'_> {
             if let Some(value) = self.annotation(name).map(ToOwned::to_owned) {
                 let right =
                     format!("it is about GPUs, and the pod asks for RAM alone: leave it out, or add {PREFIX}vram");
+                self.complain(name, &value, &right);
+            }
+        }
+    }
+
+    /// What a pod leases in code comes out of its own lease, if it has one: other GPUs than that one's would be of no use.
+    fn in_code(&mut self, asks: &[Ask], has_ram: bool) -> Option<InCode> {
+        let word = self.word("agent", &["true", "gpus"])?;
+        if word == "gpus" && (has_ram || !asks.is_empty()) {
+            let right = "the pod has a lease of its own, and what it leases in code comes out of that: write true";
+            self.complain("agent", &word, right);
+            return None;
+        }
+        let all = || self.containers().iter().map(|container| container.name.clone()).collect();
+        let named = self.annotation("container").map_or_else(all, |named| vec![named.to_owned()]);
+        let has_units = |name: &String| asks.iter().any(|ask| ask.container == *name);
+        let resource = if word == "gpus" { AGENT_GPUS_RESOURCE } else { AGENT_RESOURCE };
+        Some(InCode { resource, containers: named.into_iter().filter(|name| !has_units(name)).collect() })
+    }
+
+    /// Whoever leases in code says these there.
+    fn refuse_words_of_leases(&mut self) {
+        for name in KNOWN.into_iter().filter(|name| !["container", "priority", "agent"].contains(name)) {
+            if let Some(value) = self.annotation(name).map(ToOwned::to_owned) {
+                let right = format!(
+                    "it is about a lease of its own, and the pod leases in code alone: leave it out, or add {PREFIX}vram or {PREFIX}ram"
+                );
                 self.complain(name, &value, &right);
             }
         }

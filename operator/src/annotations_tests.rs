@@ -85,6 +85,11 @@ fn wrong_words_and_names_are_refused_with_what_would_be_right() {
         (&[("vram.a", "60%"), ("vram.b", "60%")], &["a", "b"], &["memboss.dev/vram", "120%", "containers: separate"]),
         (&[("priority", "high")], &["main"], &["memboss.dev/priority", "memboss.dev/vram"]),
         (&[("vram", "1Gi"), ("gpu-model", "H100||A100")], &["main"], &["gpu-model"]),
+        (&[("agent", "yes")], &["main"], &["memboss.dev/agent", "yes", "true, gpus"]),
+        (&[("agent", "true"), ("notice", "5")], &["main"], &["memboss.dev/notice", "5", "memboss.dev/vram"]),
+        (&[("agent", "gpus"), ("vram", "1Gi")], &["main"], &["memboss.dev/agent", "gpus", "write true"]),
+        (&[("agent", "gpus"), ("ram", "1Gi")], &["main"], &["memboss.dev/agent", "gpus", "write true"]),
+        (&[("agent", "true"), ("container", "other")], &["main"], &["memboss.dev/container", "other", "main"]),
     ];
     for (annotations, containers, words) in cases {
         let said = wrongs(annotations, containers);

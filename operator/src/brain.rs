@@ -18,7 +18,7 @@ use crate::plan::{Act, Lately, Planning, plan};
 use crate::refusals::Refusals;
 use crate::status;
 use crate::watch::{Kind, News};
-use crate::world::{Key, NodeInfo, World, key};
+use crate::world::{Key, NodeInfo, Takes, World, key, shown_in_code};
 use crate::writes::{Failure, Seen, Writer, Written};
 
 /// News are gathered for so long before it is planned again: a burst costs one plan, not one each.
@@ -144,6 +144,12 @@ impl Brain {
             News::Lease(lease) => {
                 let key = key(lease.as_ref());
                 self.seen(lease.kind().into(), key.clone());
+                if let Some(takes) = shown_in_code(&lease) {
+                    if takes == Takes::OfItsNode {
+                        self.world.in_code.insert(key, *lease);
+                    }
+                    return;
+                }
                 self.echo("lease", &key, lease.metadata.resource_version.as_deref());
                 self.note_refusal(&key, &lease);
                 self.world.leases.insert(key.clone(), *lease);
@@ -173,6 +179,7 @@ impl Brain {
         self.refusals.forget(key);
         self.told.remove(key);
         self.world.leases.remove(key);
+        self.world.in_code.remove(key);
         self.assumed.undo(&mut self.world, key);
     }
 
@@ -211,7 +218,8 @@ impl Brain {
             Kind::Nodes => self.world.nodes.retain(|key, _| seen.contains(key)),
             Kind::Memory => self.world.memory.retain(|key, _| seen.contains(key)),
             Kind::Leases | Kind::RamLeases => {
-                let of_kind = self.world.leases.iter().filter(|(_, lease)| Kind::from(lease.kind()) == kind);
+                let all = self.world.leases.iter().chain(&self.world.in_code);
+                let of_kind = all.filter(|(_, lease)| Kind::from(lease.kind()) == kind);
                 let gone: Vec<Key> = of_kind.map(|(key, _)| key).filter(|key| !seen.contains(*key)).cloned().collect();
                 gone.iter().for_each(|key| self.no_lease(key));
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
 use memboss_core::{
     Closed, Demand, EndReason, Engine, GpuFacts, GpuSelector, LeaseId, LeaseRecord, Mib, Moment, NodeFacts, NodeName,
     NodeSelector, Notice, Phase, Placement, Policy, Request, Slot, Span, Token,
@@ -128,6 +129,12 @@ pub fn paint(world: &World, lately: &Lately, now: Moment) -> Picture {
             picture.unreadable.insert(key.clone(), why);
         }
     }
+    // One that cannot be read is its agent's, which refuses what does not fit.
+    for (key, lease) in &world.in_code {
+        if let Err(why) = held(&mut picture.engine, key, lease, now) {
+            tracing::debug!(lease = key, why, "a lease in code is not counted");
+        }
+    }
     for (key, lease) in queued {
         if lately.refused.contains(key) || lease.metadata.deletion_timestamp.is_some() {
             continue;
@@ -170,7 +177,7 @@ fn has_gpu_for(world: &World, node: &str, request: &Request) -> bool {
     gpus.any(|gpu| gpu.named().is_ok_and(|(uuid, model)| request.gpus.accepts(&uuid, &model)))
 }
 
-/// What of the requests of pods that are bound is carried by leases that hold it now, in bytes: that part is counted among leases. A lease that has ended
+/// What of the requests of pods that are bound is carried by leases that hold it now, in bytes: that part is counted among leases, those in code too. A lease that has ended
 /// or waits holds nothing, and its pod's request fills the node all the same.
 fn carried(world: &World) -> BTreeMap<Key, u64> {
     let held = |lease: &VramLease| {
@@ -183,7 +190,16 @@ fn carried(world: &World) -> BTreeMap<Key, u64> {
         let holds = parse_mib(allocation.ram.as_deref().filter(|_| charged)?).ok()?;
         Some((crate::world::key(world.pod_of(lease)?), asked.min(holds).bytes()))
     };
-    world.leases.values().filter(|lease| stands(world, lease) == Standing::Held).filter_map(held).collect()
+    let mut carried: BTreeMap<Key, u64> =
+        world.leases.values().filter(|lease| stands(world, lease) == Standing::Held).filter_map(held).collect();
+    // What a pod leases in code, its own request carries too, as far as that goes.
+    for lease in world.in_code.values() {
+        let allocation = lease.status.as_ref().and_then(|status| status.allocation.as_ref());
+        let ram = allocation.and_then(|allocation| parse_mib(allocation.ram.as_deref()?).ok()).unwrap_or_default();
+        let pod = format!("{}/{}", lease.namespace().unwrap_or_default(), lease.spec.subject.pod_name);
+        *carried.entry(pod).or_default() += ram.bytes();
+    }
+    carried
 }
 
 /// What is taken of each node: by pods that are bound there, and by those that are placed there and not bound yet.

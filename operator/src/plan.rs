@@ -116,7 +116,7 @@ fn new_leases(world: &World, acts: &mut Vec<Act>) {
             continue;
         }
         // What is wrong with it was said at admission; what slipped past is refused there by policy.
-        let Ok(Some(asked)) = annotations::read(pod) else { continue };
+        let Some(asked) = annotations::read(pod).ok().flatten().filter(annotations::Asked::is_lease) else { continue };
         let name = name_for(pod, &asked);
         if world.leases.contains_key(&format!("{}/{name}", pod.namespace().unwrap_or_default())) {
             continue;

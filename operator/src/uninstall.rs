@@ -63,6 +63,8 @@ async fn leases(client: &Client) -> Result<Vec<VramLease>, kube::Error> {
     let mut all = Api::<VramLease>::all(client.clone()).list(&ListParams::default()).await?.items;
     let of_ram = Api::<RamLease>::all(client.clone()).list(&ListParams::default()).await?.items;
     all.extend(of_ram.into_iter().map(VramLease::from));
+    // What only shows a lease in code holds nobody up: those end with their agents.
+    all.retain(|lease| crate::world::shown_in_code(lease).is_none());
     Ok(all)
 }
 

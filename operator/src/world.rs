@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, ResourceRequirements, Taint};
 use kube::ResourceExt as _;
-use memboss_crds::{GATE, LEASED_LABEL, MemoryNode, PREFIX, VramLease, parse_mib};
+use memboss_crds::{GATE, IN_CODE_LABEL, LEASED_LABEL, MemoryNode, PREFIX, VramLease, parse_mib};
 
 /// `namespace/name`.
 pub type Key = String;
@@ -29,6 +29,8 @@ pub struct World {
     pub memory: BTreeMap<String, MemoryNode>,
     /// Leases.
     pub leases: BTreeMap<Key, VramLease>,
+    /// What agents show of leases in code that hold memory of their nodes: facts, and no wishes.
+    pub in_code: BTreeMap<Key, VramLease>,
     /// Nodes whose heartbeat is missing.
     pub suspects: std::collections::BTreeSet<String>,
     /// Admission is closed, since an uninstall has begun: leases end, and none begins.
@@ -241,6 +243,22 @@ impl World {
         let key = format!("{}/{}", lease.namespace().unwrap_or_default(), lease.spec.subject.pod_name);
         self.pods.get(&key).filter(|pod| pod.uid().as_deref() == Some(&lease.spec.subject.pod_uid))
     }
+}
+
+/// Whether that object only shows a lease in code; and whether it takes memory of its node, or is a part of its pod's lease, which counts.
+#[must_use]
+pub fn shown_in_code(lease: &VramLease) -> Option<Takes> {
+    let of = lease.labels().get(IN_CODE_LABEL)?;
+    Some(if of == "own" { Takes::OfItsNode } else { Takes::OfItsPodsLease })
+}
+
+/// What a lease in code takes memory of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Its node's.
+    OfItsNode,
+    /// Its pod's lease's.
+    OfItsPodsLease,
 }
 
 /// Whether a pod is one of ours: the webhook put label, gate and resource there.

@@ -69,10 +69,13 @@ capabilities:
     {{- toYaml .Values.agent.resources | nindent 4 }}
   securityContext:
     {{- include "memboss.rootWithoutCapabilities" . | nindent 4 }}
-    {{- if .Values.agent.pressure.cleanIn }}
+      # A process that leases in code and does not go when it has to is ended, whosever it is.
+      {{- if .Values.agent.pressure.cleanIn }}
       # Which files are in use is to be seen of every process, and files are to be opened whosever they are.
-      add: [SYS_PTRACE, DAC_READ_SEARCH]
-    {{- end }}
+      add: [KILL, SYS_PTRACE, DAC_READ_SEARCH]
+      {{- else }}
+      add: [KILL]
+      {{- end }}
   volumeMounts:
     {{- range $at, $path := .Values.agent.pressure.cleanIn }}
     - {name: clean-{{ $at }}, mountPath: {{ $path | quote }}, readOnly: true, mountPropagation: HostToContainer}

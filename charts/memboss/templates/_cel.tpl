@@ -7,6 +7,17 @@
 || (has(object.spec.initContainers) && object.spec.initContainers.exists(c, {{ include "memboss.cel.units" . }}))
 {{- end -}}
 
+{{/* Whether container c names the way to the agent. */}}
+{{- define "memboss.cel.door" -}}
+has(c.resources) && has(c.resources.limits) && ('memboss.dev/agent' in c.resources.limits || 'memboss.dev/agent-gpus' in c.resources.limits)
+{{- end -}}
+
+{{/* Whether some container of the pod does. */}}
+{{- define "memboss.cel.doors" -}}
+object.spec.containers.exists(c, {{ include "memboss.cel.door" . }})
+|| (has(object.spec.initContainers) && object.spec.initContainers.exists(c, {{ include "memboss.cel.door" . }}))
+{{- end -}}
+
 {{/* Whether container c names units. */}}
 {{- define "memboss.cel.units" -}}
 has(c.resources) && ((has(c.resources.limits) && 'memboss.dev/vram' in c.resources.limits) || (has(c.resources.requests) && 'memboss.dev/vram' in c.resources.requests))

@@ -18,11 +18,11 @@
 - name: names
   expression: variables.eligible.join(', ')
 - name: known
-  expression: "['vram', 'ram', 'container', 'containers', 'priority', 'gpu-model', 'gpu-uuid', 'layout', 'notice', 'protection', 'can-shrink', 'can-offload']"
+  expression: "['vram', 'ram', 'container', 'containers', 'priority', 'gpu-model', 'gpu-uuid', 'layout', 'notice', 'protection', 'can-shrink', 'can-offload', 'agent']"
 - name: words
   expression: >-
     {'priority': ['urgent', 'high', 'normal', 'low', 'batch'], 'containers': ['share', 'separate'], 'layout': ['pack', 'spread'],
-    'can-shrink': ['true', 'false'], 'can-offload': ['true', 'false']}
+    'can-shrink': ['true', 'false'], 'can-offload': ['true', 'false'], 'agent': ['true', 'gpus']}
 - name: most
   expression: "{'notice': 300, 'protection': 86400}"
 - name: byName
@@ -46,6 +46,23 @@
     (object.spec.containers + variables.inits).filter(c, {{ include "memboss.cel.units" . }}).map(c, c.name)
 - name: ramAlone
   expression: "'ram' in variables.ours && variables.asking.size() + variables.withUnits.size() == 0"
+# Whether it asks for a lease of its own.
+- name: leases
+  expression: "variables.asking.size() + variables.withUnits.size() > 0 || 'ram' in variables.ours"
+- name: inCode
+  expression: "'agent' in variables.ours"
+- name: hasDoor
+  expression: (object.spec.containers + variables.inits).exists(c, {{ include "memboss.cel.door" . }})
+- name: door
+  expression: "variables.inCode && variables.annotations['memboss.dev/agent'] == 'gpus' ? 'memboss.dev/agent-gpus' : 'memboss.dev/agent'"
+# Who is to have it: units of GPU memory bring the socket along.
+- name: withoutDoor
+  expression: >-
+    variables.carriers.filter(c, ('container' in variables.ours ? c.name == variables.target : object.spec.containers.exists(o, o.name == c.name))
+    && !(c.name in variables.asking) && !(c.name in variables.withUnits)
+    && !(has(c.resources) && has(c.resources.limits) && variables.door in c.resources.limits)).map(c, c.name)
+- name: aboutLeases
+  expression: variables.ours.filter(k, !(k in ['container', 'priority', 'agent']))
 - name: class
   expression: "'priority' in variables.ours ? variables.annotations['memboss.dev/priority'] : 'normal'"
 - name: classes
@@ -89,7 +106,7 @@
   messageExpression: >-
     {{ include "memboss.cel.wrong" (dict "key" "'ram'" "right" "'write whole Mi or Gi: 16Gi, 8000Mi'") }}
 - expression: variables.badWords.size() == 0
-  message: "memboss.dev/priority, containers, layout, can-shrink or can-offload has a value that it cannot have"
+  message: "memboss.dev/priority, containers, layout, can-shrink, can-offload or agent has a value that it cannot have"
   messageExpression: >-
     {{ include "memboss.cel.wrong" (dict "key" "variables.badWords[0]" "right" "'one of ' + variables.words[variables.badWords[0]].join(', ')") }}
 - expression: variables.badSeconds.size() == 0
@@ -123,13 +140,23 @@
   message: memboss.dev/vram and memboss.dev/vram.<container> ask for the same container
   messageExpression: >-
     {{ include "memboss.cel.wrong" (dict "key" "'vram.' + variables.target" "right" "'memboss.dev/vram asks for the same container: keep one of the two'") }}
-- expression: variables.asking.size() + variables.withUnits.size() > 0 || 'ram' in variables.ours
-  message: "the pod has annotations, a label or a gate of memboss, and asks for no memory: add memboss.dev/vram or memboss.dev/ram, such as 8Gi"
+- expression: variables.inCode || !variables.hasDoor
+  message: "memboss.dev/agent and memboss.dev/agent-gpus are put into a container's resources by memboss: annotate the pod memboss.dev/agent=true, or gpus"
+- expression: variables.leases || variables.inCode
+  message: "the pod has annotations, a label or a gate of memboss, and asks for no memory: add memboss.dev/vram or memboss.dev/ram, such as 8Gi, or memboss.dev/agent"
+- expression: "!variables.leases || !variables.inCode || variables.annotations['memboss.dev/agent'] != 'gpus'"
+  message: "memboss.dev/agent: the pod has a lease of its own, and what it leases in code comes out of that: write true"
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "'agent'" "right" "'the pod has a lease of its own, and what it leases in code comes out of that: write true'") }}
+- expression: "variables.leases || !variables.inCode || variables.aboutLeases.size() == 0"
+  message: an annotation about a lease on a pod that leases in code alone
+  messageExpression: >-
+    {{ include "memboss.cel.wrong" (dict "key" "variables.aboutLeases[0]" "right" "'it is about a lease of its own, and the pod leases in code alone: leave it out, or add memboss.dev/vram or memboss.dev/ram'") }}
 - expression: "!variables.ramAlone || variables.aboutGpus.size() == 0"
   message: an annotation about GPUs on a pod that asks for RAM alone
   messageExpression: >-
     {{ include "memboss.cel.wrong" (dict "key" "variables.aboutGpus[0]" "right" "'it is about GPUs, and the pod asks for RAM alone: leave it out, or add memboss.dev/vram'") }}
-- expression: "!has(object.spec.nodeName) || object.spec.nodeName == ''"
+- expression: "!variables.leases || !has(object.spec.nodeName) || object.spec.nodeName == ''"
   message: "spec.nodeName: a pod with a lease is placed by memboss: leave nodeName out, and use a node selector or affinity"
 - expression: variables.classes.indexOf(variables.class) <= variables.classes.indexOf(variables.allowed)
   message: the namespace may not ask for that class
@@ -139,13 +166,20 @@
 {{- end -}}
 
 {{- define "memboss.policy.admitted" -}}
-- expression: has(object.spec.schedulingGates) && object.spec.schedulingGates.exists(g, g.name == 'memboss.dev/lease')
+- expression: "!variables.leases || has(object.spec.schedulingGates) && object.spec.schedulingGates.exists(g, g.name == 'memboss.dev/lease')"
   reason: Forbidden
   message: >-
     the request is right, but memboss did not answer, so that the pod has no scheduling gate memboss.dev/lease: try again; an administrator can look at
     the Deployment memboss-operator in the namespace {{ .Release.Namespace }}
-- expression: has(object.metadata.labels) && 'memboss.dev/leased' in object.metadata.labels && object.metadata.labels['memboss.dev/leased'] == 'true'
-  message: "the pod has no label memboss.dev/leased=true, which memboss puts on each pod that asks for memory: try again"
+- expression: "variables.leases || !has(object.spec.schedulingGates) || !object.spec.schedulingGates.exists(g, g.name == 'memboss.dev/lease')"
+  message: "the pod leases in code alone, and nobody would open the scheduling gate memboss.dev/lease: leave it out"
+- expression: >-
+    has(object.metadata.labels) && 'memboss.dev/leased' in object.metadata.labels
+    && object.metadata.labels['memboss.dev/leased'] == (variables.leases ? 'true' : 'in-code')
+  reason: Forbidden
+  message: >-
+    the request is right, but memboss did not answer, so that the pod has no label memboss.dev/leased (true where it asks for memory, in-code where it leases in
+    code alone): try again; an administrator can look at the Deployment memboss-operator in the namespace {{ .Release.Namespace }}
 - expression: >-
     !('ram' in variables.ours) || variables.carrier.exists(c, has(c.resources) && has(c.resources.requests) && 'memory' in c.resources.requests
     && quantity(c.resources.requests['memory']).compareTo(quantity(variables.annotations['memboss.dev/ram'])) >= 0)
@@ -154,4 +188,8 @@
   message: a container that asks for GPU memory has no units of memboss.dev/vram
   messageExpression: >-
     'container ' + variables.withoutUnits[0] + ' asks for GPU memory and has no memboss.dev/vram in its resources, which memboss puts there: try again'
+- expression: "!variables.inCode || variables.withoutDoor.size() == 0"
+  message: a container that leases in code has no way to the agent
+  messageExpression: >-
+    'container ' + variables.withoutDoor[0] + ' leases in code and has no ' + variables.door + ' in its resources, which memboss puts there: try again'
 {{- end -}}
