@@ -39,6 +39,9 @@ pub struct Ledger {
     /// Leases in code.
     #[serde(default)]
     pub clients: BTreeMap<LeaseId, Client>,
+    /// Those of them that are parts of pods' leases, by these.
+    #[serde(default)]
+    pub parts: BTreeMap<LeaseId, Vec<LeaseRecord>>,
     /// What root has closed here.
     #[serde(default)]
     pub drained: Drained,

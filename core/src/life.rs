@@ -7,7 +7,7 @@ use crate::ids::{GpuUuid, LeaseId, NodeName};
 use crate::pool::LeaseIx;
 use crate::refuse::{Closed, Refused, Waiting};
 use crate::request::NodeSelector;
-use crate::state::{EndReason, Phase, Token};
+use crate::state::{EndReason, Notice, Phase, Token};
 use crate::units::{Mib, Moment};
 
 /// What is to be emptied.
@@ -232,6 +232,44 @@ impl Engine {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Passes on what the holder of all the memory here was told: whoever holds some has to go by then, or before. Again is no error.
+    pub fn pass_on(&mut self, notice: &Notice) {
+        for ix in self.holding() {
+            let Some(lease) = self.lease_at(ix) else { continue };
+            let (Some(since), Some(spots)) = (lease.active_since(), lease.spots.clone()) else { continue };
+            let before = if let Phase::Revoking { notice, .. } = &lease.phase { Some(notice.deadline) } else { None };
+            let deadline = before.map_or(notice.deadline, |before| before.min(notice.deadline));
+            let told = Notice {
+                needed: spots.gpus.iter().map(|(_, held)| *held).collect(),
+                needed_ram: spots.ram.1,
+                deadline,
+                ..notice.clone()
+            };
+            self.ledger.set_leaving(ix, &spots, true);
+            self.set_phase(ix, Phase::Revoking { since, notice: told });
+        }
+    }
+
+    /// Takes back what was passed on, of those who have not gone yet.
+    pub fn take_back(&mut self, notice: &Notice) {
+        for ix in self.holding() {
+            let Some(lease) = self.lease_at(ix) else { continue };
+            let (Phase::Revoking { since, notice: told }, Some(spots)) = (&lease.phase, lease.spots.clone()) else {
+                continue;
+            };
+            let since = *since;
+            if (&told.preemptor, told.reason) == (&notice.preemptor, notice.reason) {
+                self.ledger.set_leaving(ix, &spots, false);
+                self.set_phase(ix, Phase::Active { since });
+            }
+        }
+    }
+
+    fn holding(&self) -> Vec<LeaseIx> {
+        let held = |lease: &crate::engine::Lease| lease.active_since().is_some();
+        self.all_leases().filter(|(_, lease)| held(lease)).map(|(ix, _)| ix).collect()
     }
 
     /// Back to the queue with its old place: the node that was to have it did not take it, or nobody came.

@@ -6,6 +6,7 @@ use memboss_crds::AGENT;
 use tokio::sync::mpsc;
 
 use super::Cluster;
+use crate::node::view::LeaseSeen;
 use crate::node::{News, Severity};
 use crate::order::object_name;
 
@@ -40,10 +41,24 @@ pub(super) async fn run(cluster: Cluster, mut news: mpsc::UnboundedReceiver<News
 
 fn about(cluster: &Cluster, item: &News) -> ObjectReference {
     let api_version = Some("memboss.dev/v1alpha1".to_owned());
+    let snapshot = cluster.snapshots.borrow().clone();
     match &item.lease {
+        // It may have no object: what leases in code is a pod.
+        Some(lease) if snapshot.leases.get(lease).is_some_and(|seen| seen.in_code().is_some()) => {
+            let whose = snapshot.leases.get(lease).and_then(LeaseSeen::in_code);
+            let pod = whose.and_then(|whose| whose.named.clone());
+            ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                namespace: pod.as_ref().map(|pod| pod.namespace.clone()),
+                name: pod.as_ref().map(|pod| pod.name.clone()),
+                uid: pod.map(|pod| pod.pod.0),
+                ..ObjectReference::default()
+            }
+        }
         Some(lease) => {
             let (kind, namespace, name) = object_name(lease);
-            let uid = cluster.snapshots.borrow().leases.get(lease).map(|seen| seen.answered.object.clone());
+            let uid = snapshot.leases.get(lease).map(|seen| seen.answered.object.clone());
             ObjectReference {
                 api_version,
                 kind: Some(kind.name().to_owned()),

@@ -4,6 +4,8 @@
 mod events;
 mod lease;
 mod memory_node;
+mod mirror;
+mod mirror_plan;
 mod pods;
 mod publish;
 mod watch;
@@ -52,6 +54,7 @@ pub fn start(cluster: &Cluster, news: mpsc::UnboundedReceiver<News>, tasks: &mut
     tasks.spawn(pods::watch(cluster.clone()));
     tasks.spawn(publish::run(cluster.clone(), relisted));
     tasks.spawn(memory_node::run(cluster.clone()));
+    tasks.spawn(mirror::run(cluster.clone()));
     tasks.spawn(events::run(cluster.clone(), news));
 }
 

@@ -1,23 +1,24 @@
-//! The pods of leases on this node, as the API server has them: hints that something begins to stop, never a proof that memory is free. Only the
-//! few fields that matter are read.
+//! The pods on this node that have a lease or lease in code, as the API server has them: hints that something begins to stop, never a proof that memory is
+//! free; and who may lease in code, up to which class. Only the few fields that matter are read.
 
 use kube::api::{ApiResource, DynamicObject, TypeMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt as _};
-use memboss_crds::LEASED_LABEL;
+use memboss_core::Class;
+use memboss_crds::{IN_CODE, LEASED_LABEL, PREFIX};
 
 use super::Cluster;
 use super::watch::follow;
 use crate::node::{Input, PodFact, PodState};
 use crate::probes::processes::PodUid;
 
-/// Follows the pods of leases that are bound to this node.
+/// Follows the pods of ours that are bound to this node.
 pub(super) async fn watch(cluster: Cluster) -> anyhow::Result<()> {
     let kind = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
     let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &kind);
     let config = watcher::Config::default()
-        .labels(&format!("{LEASED_LABEL}=true"))
+        .labels(&format!("{LEASED_LABEL} in (true,{IN_CODE})"))
         .fields(&format!("spec.nodeName={}", cluster.node));
     let events = kube::runtime::watcher(api, config).default_backoff();
     let mut listed = Vec::new();
@@ -50,7 +51,15 @@ fn fact(pod: &DynamicObject) -> Option<PodFact> {
         namespace: pod.namespace().unwrap_or_default(),
         name: pod.name_any(),
         state,
+        class: class(pod),
+        has_lease: pod.labels().get(LEASED_LABEL).is_some_and(|value| value != IN_CODE),
     })
+}
+
+/// What admission has let pass; a word that is none gives no right.
+fn class(pod: &DynamicObject) -> Class {
+    let word = pod.annotations().get(&format!("{PREFIX}priority"));
+    word.map_or(Class::Normal, |word| word.parse().unwrap_or(Class::Batch))
 }
 
 #[cfg(test)]
@@ -81,6 +90,16 @@ mod tests {
             ("Failed", true, PodState::Over),
         ] {
             assert_eq!(fact(&pod(phase, deleting)).unwrap().state, state, "{phase} {deleting}");
+        }
+    }
+
+    #[test]
+    fn a_pods_class_is_what_it_was_admitted_with() {
+        for (word, class) in [(None, Class::Normal), (Some("urgent"), Class::Urgent), (Some("top"), Class::Batch)] {
+            let mut pod = pod("Running", false);
+            let words = word.map(|word| ("memboss.dev/priority".to_owned(), word.to_owned()));
+            pod.metadata.annotations = Some(words.into_iter().collect());
+            assert_eq!(fact(&pod).unwrap().class, class, "{word:?}");
         }
     }
 }

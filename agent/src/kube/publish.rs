@@ -43,13 +43,42 @@ struct Publisher {
     /// The last round failed: said once.
     failing: bool,
     written: BTreeMap<LeaseId, Written>,
-    told: BTreeMap<String, Told>,
+    told: Notices,
+}
+
+/// When each notice was told, by its name.
+#[derive(Debug, Default)]
+pub(super) struct Notices(BTreeMap<String, Told>);
+
+impl Notices {
+    /// Remembers these, and forgets all others.
+    pub(super) fn remember<'a>(&mut self, notices: impl Iterator<Item = &'a NoticeSeen>) {
+        let (now, at) = (clock::now(), Timestamp::now());
+        let mut told = BTreeMap::new();
+        for notice in notices {
+            let known = self.0.remove(&notice.id);
+            told.insert(
+                notice.id.clone(),
+                known.unwrap_or_else(|| Told { span: notice.deadline.since(now), at: Time(at) }),
+            );
+        }
+        self.0 = told;
+    }
+
+    /// When that lease was told, if it was.
+    pub(super) fn of(&self, seen: &LeaseSeen) -> Option<&Told> {
+        seen.notice.as_ref().and_then(|notice| self.0.get(&notice.id))
+    }
 }
 
 /// Publishes until the shutdown.
 pub(super) async fn run(mut cluster: Cluster, relisted: Arc<Notify>) -> anyhow::Result<()> {
-    let mut publisher =
-        Publisher { client: cluster.client.clone(), failing: false, written: BTreeMap::new(), told: BTreeMap::new() };
+    let mut publisher = Publisher {
+        client: cluster.client.clone(),
+        failing: false,
+        written: BTreeMap::new(),
+        told: Notices::default(),
+    };
     let mut backoff = BACKOFF.0;
     if !cluster.has_something_to_say().await {
         return Ok(());
@@ -80,13 +109,11 @@ impl Publisher {
     /// Writes what changed; whether all of it could be written.
     async fn round(&mut self, leases: &BTreeMap<LeaseId, LeaseSeen>) -> bool {
         self.written.retain(|lease, _| leases.contains_key(lease));
-        self.remember_notices(leases.values().filter_map(|seen| seen.notice.as_ref()));
+        self.told.remember(leases.values().filter_map(|seen| seen.notice.as_ref()));
         let due: Vec<_> = leases
             .iter()
-            .map(|(lease, seen)| {
-                let told = seen.notice.as_ref().and_then(|notice| self.told.get(&notice.id));
-                (lease.clone(), seen.clone(), allocation(seen, told))
-            })
+            .filter(|(_, seen)| seen.in_code().is_none())
+            .map(|(lease, seen)| (lease.clone(), seen.clone(), allocation(seen, self.told.of(seen))))
             .filter(|(lease, seen, allocation)| self.is_due(lease, seen, allocation))
             .collect();
         let client = &self.client;
@@ -128,19 +155,6 @@ impl Publisher {
         let but_use = |allocation: &Allocation| Allocation { used: None, ..allocation.clone() };
         but_use(&written.allocation) != but_use(allocation)
             || (written.allocation.used != allocation.used && written.at.elapsed() >= USE_EVERY)
-    }
-
-    fn remember_notices<'a>(&mut self, notices: impl Iterator<Item = &'a NoticeSeen>) {
-        let (now, at) = (clock::now(), Timestamp::now());
-        let mut told = BTreeMap::new();
-        for notice in notices {
-            let known = self.told.remove(&notice.id);
-            told.insert(
-                notice.id.clone(),
-                known.unwrap_or_else(|| Told { span: notice.deadline.since(now), at: Time(at) }),
-            );
-        }
-        self.told = told;
     }
 }
 

@@ -10,7 +10,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource, ResourceExt as _};
 use memboss_core::GpuUuid;
-use memboss_crds::{INCARNATION, LeaseKind, MemoryNode, VramLease};
+use memboss_crds::{IN_CODE_LABEL, INCARNATION, LeaseKind, MemoryNode, VramLease};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
@@ -26,7 +26,10 @@ where
     K: Resource<DynamicType = ()> + Into<VramLease> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let api: Api<K> = Api::all(cluster.client.clone());
-    let config = watcher::Config::default().fields(&format!("status.placement.node={}", cluster.node));
+    // What shows a lease in code is no order.
+    let config = watcher::Config::default()
+        .fields(&format!("status.placement.node={}", cluster.node))
+        .labels(&format!("!{IN_CODE_LABEL}"));
     let events = kube::runtime::watcher(api, config).default_backoff();
     let node = cluster.node.clone();
     let mut listed = Vec::new();

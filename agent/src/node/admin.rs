@@ -262,7 +262,7 @@ impl Node {
     fn preempt(&mut self, lease: &str, force: bool, dry_run: bool, now: Moment) -> Result<Freed, Denied> {
         let unknown = || Denied::NotFound(format!("no lease {lease} is known here"));
         let id = LeaseId::new(lease).map_err(|_| unknown())?;
-        let view = self.engine.lease(&id).ok_or_else(unknown)?;
+        let view = self.lease_seen(&id).ok_or_else(unknown)?;
         let (true, Some(placement)) = (view.phase.is_charged(), view.placement) else {
             return Err(Denied::NotNow(format!("lease {lease} waits and holds nothing")));
         };
@@ -274,7 +274,7 @@ impl Node {
         if force {
             self.release(&id, EndReason::Preempted);
         } else {
-            self.engine.revoke(&id, EndReason::Preempted, now).map_err(Denied::Refused)?;
+            self.engine_of_mut(&id).revoke(&id, EndReason::Preempted, now).map_err(Denied::Refused)?;
         }
         let how = if force { "at once" } else { "with notice" };
         self.tell(Some(&id), Severity::Normal, "AskedToGo", format!("root asked its holder to go, {how}"));

@@ -235,7 +235,7 @@ impl Node {
         if let Some(ended) = self.ended.get(&id) {
             return Ok(vec![format!("{id} has ended: {}", ended.reason)]);
         }
-        self.engine.explain(&id, now).map_err(|refused| Denied::NotFound(refused.to_string()))
+        self.engine_of(&id).explain(&id, now).map_err(|refused| Denied::NotFound(refused.to_string()))
     }
 
     fn held_by(&self, pod: &PodUid) -> Result<LeaseId, Denied> {
@@ -244,7 +244,7 @@ impl Node {
     }
 
     fn check_notice(&self, lease: &LeaseId, notice: &str) -> Result<(), Denied> {
-        let current = self.engine.lease(lease).and_then(|view| super::view::notice_id(&view));
+        let current = self.lease_seen(lease).and_then(|view| super::view::notice_id(&view));
         if notice.is_empty() || current.as_deref() == Some(notice) {
             Ok(())
         } else {
@@ -276,7 +276,7 @@ impl Node {
         now: Moment,
     ) -> Result<(Vec<Mib>, bool, Moment), Denied> {
         self.check_notice(lease, &what.notice)?;
-        let view = self.engine.lease(lease).ok_or_else(|| Denied::Refused(Refused::UnknownLease(lease.clone())))?;
+        let view = self.lease_seen(lease).ok_or_else(|| Denied::Refused(Refused::UnknownLease(lease.clone())))?;
         let until = match &view.phase {
             Phase::Revoking { notice, .. } => notice.deadline,
             Phase::Active { .. } => now.after(self.settings.give_back),
@@ -291,6 +291,15 @@ impl Node {
         if let Some(slot) = held.iter().zip(&memory).position(|(has, wants)| wants > has) {
             return Err(Denied::Refused(Refused::Grows { slot, has: held[slot], wants: memory[slot] }));
         }
+        let (parts, parts_ram) = self.shared_out(lease);
+        if let Some((part, _)) = parts.iter().zip(&memory).find(|(part, wants)| part > wants) {
+            return Err(Denied::NotNow(format!(
+                "{part} of lease {lease} is leased in code: give that back before the lease holds less"
+            )));
+        }
+        if matches!(what.ram, RamWish::Down(wants) if wants < parts_ram) {
+            return Err(Denied::NotNow(format!("{parts_ram} of RAM of lease {lease} is leased in code")));
+        }
         if self.gives.iter().any(|give| give.lease == *lease) {
             return Err(Denied::NotNow(format!("lease {lease} is giving memory back already")));
         }
@@ -302,7 +311,7 @@ impl Node {
                 )));
             }
             RamWish::More(more) if !more.is_zero() => {
-                self.engine.reserve_ram(lease, more).map_err(Denied::Refused)?;
+                self.engine_of_mut(lease).reserve_ram(lease, more).map_err(Denied::Refused)?;
                 // Else a lease could grow past everybody who waits.
                 if more > freed {
                     self.take_ram_back(lease, more);
@@ -320,13 +329,13 @@ impl Node {
     /// Gives that the last look showed done are taken into the ledger; those that took too long fail.
     pub(super) fn settle_gives(&mut self, now: Moment) {
         for give in std::mem::take(&mut self.gives) {
-            let phase = self.engine.lease(&give.lease).map(|view| view.phase);
+            let phase = self.lease_seen(&give.lease).map(|view| view.phase);
             let held = matches!(phase, Some(Phase::Active { .. } | Phase::Revoking { .. }));
             if held && self.is_given(&give) {
                 let held = self.ram_of(&give.lease);
                 let ram = if let RamWish::Down(wants) = give.ram { wants.min(held) } else { held };
-                let done = self.engine.shrink(&give.lease, &give.memory, ram).map_err(Denied::Refused);
                 let lease = give.lease.clone();
+                let done = self.engine_of_mut(&lease).shrink(&lease, &give.memory, ram).map_err(Denied::Refused);
                 self.tell_facts();
                 self.decide(now);
                 self.answer(give.reply, done.map(|()| lease));
@@ -346,7 +355,7 @@ impl Node {
         if !give.to_be_seen {
             return true;
         }
-        let readable = self.engine.lease(&give.lease).and_then(|view| view.placement).is_some_and(|placement| {
+        let readable = self.lease_seen(&give.lease).and_then(|view| view.placement).is_some_and(|placement| {
             placement.gpus.iter().all(|share| self.gpus.get(&share.uuid).is_some_and(|gpu| gpu.present.is_some()))
         });
         let used = self.used_by(&give.lease);
@@ -354,13 +363,13 @@ impl Node {
     }
 
     fn ram_of(&self, lease: &LeaseId) -> Mib {
-        self.engine.lease(lease).and_then(|view| view.placement).map(|placement| placement.ram).unwrap_or_default()
+        self.lease_seen(lease).and_then(|view| view.placement).map(|placement| placement.ram).unwrap_or_default()
     }
 
     fn take_ram_back(&mut self, lease: &LeaseId, more: Mib) {
-        let Some(placement) = self.engine.lease(lease).and_then(|view| view.placement) else { return };
+        let Some(placement) = self.lease_seen(lease).and_then(|view| view.placement) else { return };
         let same: Vec<Mib> = placement.gpus.iter().map(|share| share.memory).collect();
-        if let Err(refused) = self.engine.shrink(lease, &same, placement.ram.minus(more)) {
+        if let Err(refused) = self.engine_of_mut(lease).shrink(lease, &same, placement.ram.minus(more)) {
             tracing::warn!(%lease, %refused, "cannot take back the RAM of an offload that failed");
         }
     }

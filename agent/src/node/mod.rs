@@ -21,7 +21,8 @@ pub mod view;
 use std::collections::{BTreeMap, BTreeSet};
 
 use memboss_core::{
-    Decision, EndReason, Engine, GpuUuid, LeaseId, Mib, Moment, NodeName, Phase, Policy, Refused, Signals, Span, Token,
+    Class, Decision, EndReason, Engine, GpuUuid, LeaseId, Mib, Moment, NodeName, Phase, Policy, Refused, Signals, Span,
+    Token,
 };
 
 use memboss_crds::LeaseKind;
@@ -29,7 +30,7 @@ use memboss_crds::LeaseKind;
 use self::admin::AdminInput;
 use self::clients::ClientInput;
 use crate::health::Recovery;
-use crate::order::{Answered, Epoch, Order};
+use crate::order::{Answered, Epoch, Order, Subject};
 use crate::probes::meminfo::Ram;
 use crate::probes::nvml::{NoNvml, Sample};
 use crate::probes::processes::{Owner, PodUid, Process};
@@ -152,6 +153,18 @@ pub struct PodFact {
     pub name: String,
     /// How it is.
     pub state: PodState,
+    /// Its class, which none of what it leases in code is above.
+    pub class: Class,
+    /// It asked for a lease of its own, and leases in code out of that.
+    pub has_lease: bool,
+}
+
+impl PodFact {
+    /// Who it is.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        Subject { pod: self.uid.clone(), namespace: self.namespace.clone(), name: self.name.clone() }
+    }
 }
 
 /// How a pod is, as the API server says.
@@ -310,6 +323,7 @@ pub struct Node {
     pub(crate) strangers: BTreeSet<PodUid>,
     pub(crate) gives: Vec<holders::Give>,
     pub(crate) clients: clients::Clients,
+    pub(crate) parts: clients::Parts,
     pub(crate) pushes: Vec<(Process, clients::Push)>,
     pub(crate) drains: admin::Drains,
     /// The name of each lease's phase, and since when it is in it.
@@ -374,7 +388,7 @@ impl Node {
     #[must_use]
     pub fn next_wake(&self) -> Option<Moment> {
         let gives = self.gives.iter().map(|give| give.until);
-        let own = [self.next_silent_client(), self.next_push(), self.drains.next_end()];
+        let own = [self.next_silent_client(), self.next_push(), self.next_part(), self.drains.next_end()];
         self.engine.next_wake().into_iter().chain(gives).chain(own.into_iter().flatten()).min()
     }
 
@@ -408,6 +422,7 @@ impl Node {
             holders: self.holders.clone(),
             ended: self.ended.clone(),
             clients: self.clients.known.clone(),
+            parts: self.part_records(),
             drained: self.drains.here.clone(),
         }
     }
@@ -444,25 +459,32 @@ impl Node {
 
     fn decide(&mut self, now: Moment) {
         for decision in self.engine.decide(now) {
-            self.activate_client(&decision, now);
-            match decision {
-                Decision::Grant { lease, token, .. } => {
-                    self.counters.grants += 1;
-                    tracing::info!(%lease, epoch = token.epoch, sequence = token.sequence, "reserved");
-                }
-                Decision::Claim { lease, victims, .. } => {
-                    tracing::info!(%lease, victims = victims.len(), "memory is on its way");
-                }
-                Decision::Notice { lease, notice } => {
-                    self.counters.notices += 1;
-                    let whom = notice.preemptor.as_ref().map_or("", LeaseId::as_str).to_owned();
-                    let within = notice.deadline.since(now);
-                    tracing::info!(%lease, preemptor = whom, %within, reason = %notice.reason, "notice");
-                }
-                Decision::Spare { lease } => tracing::info!(%lease, "spared"),
-                Decision::Stop { lease, reason } => tracing::info!(%lease, %reason, "time is up"),
-                Decision::Wait { lease, why } => tracing::info!(%lease, reason = why.name(), "waits"),
+            self.carry_out(decision, now);
+        }
+        for decision in self.serve_parts(now) {
+            self.carry_out(decision, now);
+        }
+    }
+
+    fn carry_out(&mut self, decision: Decision, now: Moment) {
+        self.activate_client(&decision, now);
+        match decision {
+            Decision::Grant { lease, token, .. } => {
+                self.counters.grants += 1;
+                tracing::info!(%lease, epoch = token.epoch, sequence = token.sequence, "reserved");
             }
+            Decision::Claim { lease, victims, .. } => {
+                tracing::info!(%lease, victims = victims.len(), "memory is on its way");
+            }
+            Decision::Notice { lease, notice } => {
+                self.counters.notices += 1;
+                let whom = notice.preemptor.as_ref().map_or("", LeaseId::as_str).to_owned();
+                let within = notice.deadline.since(now);
+                tracing::info!(%lease, preemptor = whom, %within, reason = %notice.reason, "notice");
+            }
+            Decision::Spare { lease } => tracing::info!(%lease, "spared"),
+            Decision::Stop { lease, reason } => tracing::info!(%lease, %reason, "time is up"),
+            Decision::Wait { lease, why } => tracing::info!(%lease, reason = why.name(), "waits"),
         }
     }
 
@@ -473,10 +495,10 @@ impl Node {
 
     /// A lease is to go: what waits ends at once, what is charged when its memory is seen free.
     fn release(&mut self, lease: &LeaseId, reason: EndReason) {
-        match self.engine.lease(lease).map(|view| view.phase) {
+        match self.lease_seen(lease).map(|view| view.phase) {
             Some(Phase::Waiting) => self.end(lease, reason),
             Some(_) => {
-                if let Err(refused) = self.engine.stop(lease, reason) {
+                if let Err(refused) = self.engine_of_mut(lease).stop(lease, reason) {
                     tracing::error!(%lease, %refused, "cannot be stopped");
                 }
             }
@@ -489,8 +511,8 @@ impl Node {
 
     /// A lease is over.
     fn end(&mut self, lease: &LeaseId, reason: EndReason) {
-        let before = self.engine.lease(lease);
-        let Ok(reason) = self.engine.end(lease, reason) else { return };
+        let before = self.lease_seen(lease);
+        let Ok(reason) = self.engine_of_mut(lease).end(lease, reason) else { return };
         *self.counters.ends.entry(reason.name()).or_default() += 1;
         tracing::info!(%lease, %reason, "ended: its memory is free");
         self.over_since.remove(lease);

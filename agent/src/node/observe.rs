@@ -39,13 +39,16 @@ impl Node {
 
     /// Notes since when what is stopping has been stopping.
     pub(super) fn note_stopping(&mut self, now: Moment) {
-        let leases = self.engine.leases();
+        let mut leases = self.engine.leases();
+        leases.extend(
+            self.clients
+                .known
+                .iter()
+                .filter(|(_, client)| client.part_of.is_some())
+                .filter_map(|(id, _)| self.lease_seen(id)),
+        );
         self.note_phases(&leases, now);
-        let stopping: BTreeSet<LeaseId> = leases
-            .into_iter()
-            .filter(|lease| matches!(lease.phase, Phase::Stopping { .. }))
-            .map(|lease| lease.id)
-            .collect();
+        let stopping: BTreeSet<LeaseId> = self.all_stopping().into_iter().map(|(lease, _)| lease).collect();
         self.stopping_since.retain(|lease, _| stopping.contains(lease));
         for lease in stopping {
             self.stopping_since.entry(lease).or_insert(now);
@@ -60,7 +63,9 @@ impl Node {
             let since = match (&known, &lease.phase) {
                 (Some((name, since)), phase) if *name == phase.name() => *since,
                 (None, Phase::Active { since }) => *since,
-                (None, Phase::Waiting) => self.engine.request(&lease.id).map_or(now, |request| request.enqueued),
+                (None, Phase::Waiting) => {
+                    self.engine_of(&lease.id).request(&lease.id).map_or(now, |request| request.enqueued)
+                }
                 _ => now,
             };
             phases.insert(lease.id.clone(), (lease.phase.name(), since));
@@ -107,7 +112,7 @@ impl Node {
 
     /// Ends every lease that is stopping and whose memory the last look showed free.
     pub(super) fn end_what_is_free(&mut self) {
-        let stopping = self.engine.stopping().map(|(lease, reason)| (lease.clone(), reason));
+        let stopping = self.all_stopping().into_iter();
         let free: Vec<_> = stopping.filter(|(lease, _)| self.is_seen_free(lease)).collect();
         for (lease, reason) in free {
             // A process that gave it back goes on, and may still use a part.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use memboss_core::{EndReason, Engine, LeaseRecord, Moment, Phase, Placement, Policy, Refused, Slot, Token};
+use memboss_core::{EndReason, Engine, LeaseId, LeaseRecord, Moment, Phase, Placement, Policy, Refused, Slot, Token};
 
 use super::admin::Drains;
 use super::clients::Clients;
@@ -116,6 +116,7 @@ impl Node {
             strangers: Default::default(),
             gives: Vec::new(),
             clients,
+            parts: BTreeMap::new(),
             pushes: Vec::new(),
             drains: Drains { here: ledger.drained, ..Drains::default() },
             phases: BTreeMap::new(),
@@ -127,7 +128,7 @@ impl Node {
             answers: Vec::new(),
         };
         node.know_gpus(ledger.gpus, now);
-        node.adopt_records(ledger.records);
+        node.adopt_records(ledger.records, ledger.parts);
         if node.hold == Hold::Quarantine {
             let message = "the ledger of this boot is lost: nothing is granted until it is rebuilt".to_owned();
             node.tell(None, Severity::Warning, "Quarantine", message);
@@ -154,7 +155,7 @@ impl Node {
         self.tell_facts();
     }
 
-    fn adopt_records(&mut self, records: Vec<LeaseRecord>) {
+    fn adopt_records(&mut self, records: Vec<LeaseRecord>, parts: BTreeMap<LeaseId, Vec<LeaseRecord>>) {
         for record in records {
             let id = record.request.id.clone();
             if let Err(refused) = self.engine.adopt(record) {
@@ -164,7 +165,11 @@ impl Node {
         }
         let engine = &self.engine;
         self.holders.retain(|lease, _| engine.lease(lease).is_some());
-        self.clients.known.retain(|lease, _| engine.lease(lease).is_some());
+        self.adopt_parts(parts);
+        let unknown = self.clients.known.keys().filter(|lease| self.lease_seen(lease).is_none());
+        for lease in unknown.cloned().collect::<Vec<_>>() {
+            self.clients.known.remove(&lease);
+        }
     }
 
     /// Takes leases up again from their objects, once all is known, and opens the node.

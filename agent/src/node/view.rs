@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use memboss_core::{Class, Closed, GpuUuid, LeaseId, Mib, Moment, Phase, Pressure, Sign, Token};
 
 use super::relief::{Cleaned, NODE_PRESSURE};
-use super::{Counters, Hold, Node};
+use super::{Counters, Hold, Node, PodFact};
 use crate::health::Health;
 use crate::order::{Answered, State, Subject};
 use crate::probes::processes::{PodUid, Process};
@@ -141,6 +141,14 @@ pub struct LeaseSeen {
     pub whose: Option<Whose>,
 }
 
+impl LeaseSeen {
+    /// Whose it is, if a process leases it in code.
+    #[must_use]
+    pub fn in_code(&self) -> Option<&Whose> {
+        self.whose.as_ref().filter(|whose| whose.process.is_some())
+    }
+}
+
 /// Whose a lease is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whose {
@@ -150,6 +158,10 @@ pub struct Whose {
     pub user: u32,
     /// The pod to which it belongs, if it does.
     pub pod: Option<PodUid>,
+    /// That pod by its name, where the API server has told of it.
+    pub named: Option<Subject>,
+    /// The lease of that pod that it is a part of.
+    pub part_of: Option<LeaseId>,
     /// What the process runs, or the pod's namespace/name.
     pub name: String,
     /// What its holder wishes to be shown.
@@ -275,7 +287,7 @@ impl Node {
             }
         }
         for (id, client) in &self.clients.known {
-            if let Some(view) = self.engine.lease(id) {
+            if let Some(view) = self.lease_seen(id) {
                 leases.insert(id.clone(), self.client_seen(client, &view));
             }
         }
@@ -297,6 +309,8 @@ impl Node {
             process: Some(caller.process),
             user: caller.user,
             pod: caller.pod.clone(),
+            named: caller.pod.as_ref().and_then(|uid| self.pods.get(uid)).map(PodFact::subject),
+            part_of: client.part_of.clone(),
             name: caller.command.clone(),
             label: client.label.clone(),
         };
@@ -309,6 +323,8 @@ impl Node {
             process: None,
             user: 0,
             pod: Some(subject.pod.clone()),
+            named: Some(subject.clone()),
+            part_of: None,
             name: format!("{}/{}", subject.namespace, subject.name),
             label: String::new(),
         };
@@ -356,7 +372,11 @@ impl Node {
             ram_used: self.ram_used.get(&view.id).copied(),
             over: over.is_some(),
             deleting: false,
-            position: if view.phase == Phase::Waiting { self.engine.position(&view.id).ok() } else { None },
+            position: if view.phase == Phase::Waiting {
+                self.engine_of(&view.id).position(&view.id).ok()
+            } else {
+                None
+            },
             since: self.phases.get(&view.id).map(|(_, since)| *since).unwrap_or_default(),
             whose: None,
         }

@@ -31,7 +31,7 @@ impl Node {
 
     /// When the lease ends by itself, unless somebody does something: for want of patience, of a connection, or of renewal.
     fn due(&self, lease: &LeaseId, client: &Client) -> Option<Moment> {
-        let phase = self.engine.phase(lease)?;
+        let phase = self.engine_of(lease).phase(lease)?;
         if matches!(phase, Phase::Stopping { .. }) {
             return None;
         }
@@ -66,11 +66,11 @@ impl Node {
         now: Moment,
     ) -> Vec<(LeaseId, EndReason)> {
         let is_meant = |lease: &LeaseId| {
-            !ram_only || self.engine.request(lease).is_some_and(|request| !request.demand.ram.is_zero())
+            !ram_only || self.engine_of(lease).request(lease).is_some_and(|request| !request.demand.ram.is_zero())
         };
         let known = self.clients.known.iter().filter(|(lease, _)| is_meant(lease));
         let stale = known.filter_map(|(lease, client)| {
-            let reason = match self.engine.phase(lease)? {
+            let reason = match self.engine_of(lease).phase(lease)? {
                 Phase::Stopping { .. } => return None,
                 _ if gone.contains(&client.caller.process) => EndReason::Exited,
                 _ if self.due(lease, client).is_some_and(|due| now >= due) => EndReason::Expired,
@@ -100,7 +100,7 @@ impl Node {
     pub(in crate::node) fn activate_client(&mut self, decision: &Decision, now: Moment) {
         if let Decision::Grant { lease, .. } = decision
             && self.clients.known.contains_key(lease)
-            && let Err(refused) = self.engine.activate(lease, now)
+            && let Err(refused) = self.engine_of_mut(lease).activate(lease, now)
         {
             tracing::error!(%lease, %refused, "a granted lease cannot be held");
         }
@@ -109,11 +109,12 @@ impl Node {
     /// Whether nothing stands against ending a lease in code that is stopping. RAM alone is free when its process has ended or goes on without it: what that
     /// still has is missing in what is available. On a GPU a look must have shown it unused, or its process has given it back and goes on, and what it still uses counts as foreign.
     pub(in crate::node) fn is_given_up(&self, lease: &LeaseId) -> bool {
-        let Some(view) = self.engine.lease(lease) else { return false };
+        let Some(view) = self.lease_seen(lease) else { return false };
         let gpus = view.placement.map(|placement| placement.gpus).unwrap_or_default();
         let client = self.clients.known.get(lease);
         let given_back = client.is_some_and(|client| client.given_back);
-        if gpus.is_empty() {
+        // What a part leaves behind is still its pod's.
+        if gpus.is_empty() || client.is_some_and(|client| client.part_of.is_some()) {
             let exited = matches!(view.phase, Phase::Stopping { reason: EndReason::Exited });
             return given_back || exited || client.is_some_and(|client| client.gone);
         }

@@ -1,11 +1,11 @@
 //! How a lease in code begins: the limits of its owner, its name, whether it would wait; and how it is taken up again.
 
-use memboss_core::{EndReason, Forecast, LeaseId, Moment, NodeSelector, Phase, Refused, Request};
+use memboss_core::{Class, EndReason, Forecast, LeaseId, Moment, NodeSelector, Phase, Refused, Request};
 use sha2::{Digest as _, Sha256};
 
 use super::{Accepted, Client, Listener, Told, Wish};
 use crate::node::holders::Denied;
-use crate::node::{Cluster, Hold, Node};
+use crate::node::{Cluster, Hold, Node, PodFact};
 use crate::probes::processes::Caller;
 use crate::store::hex;
 
@@ -17,17 +17,56 @@ fn digest(secret: &str) -> String {
 impl Node {
     /// The request under the name that it has here: its owner's, so that nobody can name another's.
     pub(super) fn wished(&self, caller: &Caller, wish: &Wish, now: Moment) -> Result<Request, Denied> {
-        let highest = self.settings.clients.ceilings.of(caller);
-        if wish.request.class > highest {
-            let (class, owner) = (wish.request.class, caller.owner());
-            return Err(Denied::NotYours(format!("{owner} may ask for classes up to {highest}, not for {class}")));
-        }
+        self.check_class(caller, wish.request.class)?;
         let owner = caller.owner();
         let id =
             if wish.name.is_empty() { self.free_name(&owner) } else { LeaseId::new(format!("{owner}/{}", wish.name)) };
         let id = id.map_err(|bad| Denied::BadRequest(bad.to_string()))?;
         let nodes = NodeSelector::Only([self.settings.name.clone()].into());
         Ok(Request { id, nodes, enqueued: now, ..wish.request.clone() })
+    }
+
+    /// What would come of a request now.
+    pub(super) fn forecast(&mut self, caller: &Caller, wish: &Wish, now: Moment) -> Result<Forecast, Denied> {
+        let request = self.wished(caller, wish, now)?;
+        let whole = self.whole_of(caller)?;
+        self.engine_over(whole.as_ref()).dry_run(&request, now).map_err(Denied::Refused)
+    }
+
+    fn check_class(&self, caller: &Caller, class: Class) -> Result<(), Denied> {
+        let owner = caller.owner();
+        if self.settings.cluster == Cluster::None {
+            let highest = self.settings.clients.ceilings.of(caller);
+            if class > highest {
+                return Err(Denied::NotYours(format!("{owner} may ask for classes up to {highest}, not for {class}")));
+            }
+            return Ok(());
+        }
+        // Admission judged it when the pod was made.
+        let highest = self.listed(caller)?.class;
+        if class > highest {
+            return Err(Denied::NotYours(format!(
+                "{owner} may ask for classes up to {highest}, its own, not for {class}: annotate the pod memboss.dev/priority={class} when it is made"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The caller's pod, as the API server has told of it.
+    fn listed(&self, caller: &Caller) -> Result<&PodFact, Denied> {
+        let pid = caller.process.pid;
+        let pod = caller.pod.as_ref().ok_or_else(|| {
+            Denied::NotNow(format!("on a node of a cluster pods lease in code, and process {pid} is in none"))
+        })?;
+        self.pods.get(pod).ok_or_else(|| {
+            Denied::NotNow(if self.pods_known {
+                format!(
+                    "pod {pod} is none that leases in code: annotate it memboss.dev/agent=true when it is made; if it is, ask again in a moment"
+                )
+            } else {
+                "the API server has not told yet which pods are here: ask again in a moment".to_owned()
+            })
+        })
     }
 
     /// A name that nobody has, whatever names of their own owners chose.
@@ -52,6 +91,7 @@ impl Node {
     ) -> Result<Accepted, Denied> {
         self.serves_code()?;
         let mut request = self.wished(caller, &wish, now)?;
+        let whole = self.whole_of(caller)?;
         let lease = request.id.clone();
         let before = self.asked_before(caller, &lease)?;
         let mut at_once = wish.no_wait;
@@ -60,9 +100,9 @@ impl Node {
             None => at_once |= self.check_limits(caller)?,
         }
         if before.is_none() && at_once {
-            self.check_room(caller, &wish, &request, now)?;
+            self.check_room(caller, whole.as_ref(), &wish, &request, now)?;
         }
-        self.engine.submit(request).map_err(Denied::Refused)?;
+        self.engine_over(whole.as_ref()).submit(request).map_err(Denied::Refused)?;
         self.clients.named += u64::from(wish.name.is_empty());
         let client = Client {
             caller: caller.clone(),
@@ -73,12 +113,12 @@ impl Node {
             give_up: wish.timeout.map(|timeout| now.after(timeout)),
             given_back: false,
             gone: false,
+            part_of: whole,
         };
         self.clients.known.insert(lease.clone(), client);
         if before.is_none() && at_once {
             self.decide(now);
-            if self.engine.phase(&lease) == Some(&Phase::Waiting) {
-                self.clients.forget(&lease);
+            if self.engine_of(&lease).phase(&lease) == Some(&Phase::Waiting) {
                 self.release(&lease, EndReason::Released);
                 return Err(Denied::WouldWait("others come first".to_owned()));
             }
@@ -89,10 +129,6 @@ impl Node {
     }
 
     fn serves_code(&self) -> Result<(), Denied> {
-        if self.settings.cluster == Cluster::Kubernetes {
-            let why = "on a node of a cluster pods lease by annotation; leases in code are served by an agent that runs alone";
-            return Err(Denied::NotNow(why.to_owned()));
-        }
         if self.hold != Hold::Open {
             return Err(Denied::NotNow(
                 "the ledger of this machine is being rebuilt: ask again in a moment".to_owned(),
@@ -110,10 +146,10 @@ impl Node {
                 "lease {lease} is held by process {pid}: take it up with Resume and its secret, or choose another request id"
             )));
         }
-        if matches!(self.engine.phase(lease), Some(Phase::Stopping { .. })) {
+        if matches!(self.engine_of(lease).phase(lease), Some(Phase::Stopping { .. })) {
             return Err(Denied::NotNow(format!("lease {lease} is about to end: ask again when it is over")));
         }
-        Ok(self.engine.request(lease))
+        Ok(self.engine_of(lease).request(lease))
     }
 
     /// Whether one more can be had only if it need not wait.
@@ -122,7 +158,7 @@ impl Node {
         let (mut all, mut waiting) = (0, 0);
         for lease in self.clients.of_owner(caller) {
             all += 1;
-            waiting += usize::from(self.engine.phase(lease) == Some(&Phase::Waiting));
+            waiting += usize::from(self.engine_of(lease).phase(lease) == Some(&Phase::Waiting));
         }
         if all >= limits.leases {
             let most = limits.leases;
@@ -132,8 +168,15 @@ impl Node {
     }
 
     /// Refuses what would have to wait.
-    fn check_room(&self, caller: &Caller, wish: &Wish, request: &Request, now: Moment) -> Result<(), Denied> {
-        let forecast = self.engine.dry_run(request, now).map_err(Denied::Refused)?;
+    fn check_room(
+        &mut self,
+        caller: &Caller,
+        whole: Option<&LeaseId>,
+        wish: &Wish,
+        request: &Request,
+        now: Moment,
+    ) -> Result<(), Denied> {
+        let forecast = self.engine_over(whole).dry_run(request, now).map_err(Denied::Refused)?;
         match forecast {
             Forecast::Grant(_) => Ok(()),
             other if wish.no_wait => Err(Denied::WouldWait(would_wait(&other))),
@@ -152,7 +195,7 @@ impl Node {
         listener: Listener,
     ) -> Result<LeaseId, Denied> {
         let lease = self.own(caller, lease)?;
-        let stopping = matches!(self.engine.phase(&lease), Some(Phase::Stopping { .. }));
+        let stopping = matches!(self.engine_of(&lease).phase(&lease), Some(Phase::Stopping { .. }));
         let Some(client) = self.clients.known.get_mut(&lease) else {
             return Err(Denied::NotFound(format!("no lease {lease} is known here")));
         };

@@ -4,10 +4,12 @@
 //! - what may be had: `limits.rs`; how a lease begins and is taken up again: `begin.rs`
 //! - how it is kept alive, and what ends it: `alive.rs`; how its holder is ended: `push.rs`
 //! - what its holder is told, once the ledger that it rests on is written: `tell.rs`
+//! - leases in code out of a pod's own lease: `parts.rs`
 
 mod alive;
 mod begin;
 mod limits;
+mod parts;
 mod push;
 mod tell;
 
@@ -22,6 +24,7 @@ use super::holders::{Denied, GiveBack};
 use crate::probes::processes::{Caller, Process};
 
 pub use limits::{Ceilings, Limits};
+pub(crate) use parts::Parts;
 pub use push::Push;
 
 /// A lease in code, as the ledger remembers it.
@@ -45,6 +48,9 @@ pub struct Client {
     /// Its process has ended.
     #[serde(default)]
     pub gone: bool,
+    /// The lease of its pod that it is a part of; nothing if it holds memory of the node itself.
+    #[serde(default)]
+    pub part_of: Option<LeaseId>,
 }
 
 /// Who hears of a lease: always how it is now, so that one who does not listen costs nothing and hears the latest when it does.
@@ -240,9 +246,7 @@ impl Node {
                 Err(denied) => self.answer(reply, Err(denied)),
             },
             ClientInput::DryRun { caller, wish, reply } => {
-                let answer = self
-                    .wished(&caller, &wish, now)
-                    .and_then(|request| self.engine.dry_run(&request, now).map_err(Denied::Refused));
+                let answer = self.forecast(&caller, &wish, now);
                 self.answer(reply, answer);
             }
         }

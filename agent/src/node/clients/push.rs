@@ -1,6 +1,6 @@
 //! Ends processes whose leases are stopping: first they are asked, and after a while ended. It only says whom; `probes/pidfd.rs` does it.
 
-use memboss_core::{EndReason, Moment};
+use memboss_core::{EndReason, Moment, Phase};
 
 use crate::node::Node;
 use crate::probes::processes::Process;
@@ -18,9 +18,13 @@ impl Node {
     /// Pushes the processes whose leases are stopping and needed: first asked, and after a while ended.
     pub(in crate::node) fn push_processes(&mut self, now: Moment) {
         let mut pushes = Vec::new();
-        for (lease, reason) in self.engine.stopping() {
+        for (lease, reason) in &self.all_stopping() {
             let Some(client) = self.clients.known.get(lease) else { continue };
-            if client.given_back || reason == EndReason::Exited {
+            // A pod whose own lease ends is ended by its kubelet, in its own time.
+            let goes_with_its_pod = client.part_of.as_ref().is_some_and(|whole| {
+                !matches!(self.engine.phase(whole), Some(Phase::Active { .. } | Phase::Revoking { .. }))
+            });
+            if client.given_back || *reason == EndReason::Exited || goes_with_its_pod {
                 continue;
             }
             let since = self.stopping_since.get(lease).copied().unwrap_or(now);

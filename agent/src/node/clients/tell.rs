@@ -7,9 +7,9 @@ use crate::node::Node;
 
 impl Node {
     pub(super) fn told(&self, lease: &LeaseId) -> Option<Told> {
-        let view = self.engine.lease(lease)?;
+        let view = self.lease_seen(lease)?;
         let waits = view.phase == Phase::Waiting && view.placement.is_none();
-        let position = if waits { self.engine.position(lease).ok() } else { None };
+        let position = if waits { self.engine_of(lease).position(lease).ok() } else { None };
         Some(Told { lease: view, position, ended: None })
     }
 

@@ -139,7 +139,7 @@ impl Play {
             began,
             pods: Some(self.pods.clone()),
             reading: Ok(Sample { started: began, gpus }),
-            lineages: Default::default(),
+            lineages: self.processes.iter().map(|(pid, ..)| (*pid, vec![Process { pid: *pid, started: 1 }])).collect(),
             owners,
             ram_used: self.ram_used.clone(),
             signals: self.signals,
@@ -206,6 +206,7 @@ impl Play {
 const LEASABLE: u64 = 24 * 1024 - 512 - 256;
 
 mod holding;
+mod in_code;
 mod life;
 mod pressure;
 mod ram;
