@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod faults;
+mod in_code;
 mod machine;
 mod preemption;
 mod pressure;

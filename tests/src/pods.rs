@@ -220,9 +220,17 @@ pub async fn delete_all(client: &Client, namespace: &str) -> Result<()> {
 /// # Errors
 /// When the kubelet does not tell.
 pub async fn log(client: &Client, namespace: &str, name: &str, container: &str) -> Result<Vec<Value>> {
-    let api = Api::<Pod>::namespaced(client.clone(), namespace);
-    let text = api.logs(name, &LogParams { container: Some(container.into()), ..LogParams::default() }).await?;
+    let text = text(client, namespace, name, container).await?;
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// The same as it was printed.
+///
+/// # Errors
+/// When the kubelet does not tell.
+pub async fn text(client: &Client, namespace: &str, name: &str, container: &str) -> Result<String> {
+    let api = Api::<Pod>::namespaced(client.clone(), namespace);
+    Ok(api.logs(name, &LogParams { container: Some(container.into()), ..LogParams::default() }).await?)
 }
 
 /// Names of the pods with a label `app`.
