@@ -404,6 +404,9 @@ fn ended_acts(
 #[path = "plan_bed.rs"]
 mod bed;
 #[cfg(test)]
+#[path = "plan_in_code_tests.rs"]
+mod in_code_tests;
+#[cfg(test)]
 #[path = "plan_ram_tests.rs"]
 mod ram_tests;
 #[cfg(test)]
