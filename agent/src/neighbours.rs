@@ -28,7 +28,7 @@ pub enum Failure {
     #[error("failed to get credentials for the Redis server")]
     Credentials(#[source] crate::credentials::Failure),
     /// It does not answer.
-    #[error("the Redis server does not answer: this machine goes on without")]
+    #[error("the Redis server that the machines share does not answer; this machine goes on without")]
     Ask(#[source] RedisError),
 }
 

@@ -178,7 +178,7 @@ impl Leases for Service {
         };
         let machines = neighbours.machines().await.map_err(|failure| {
             tracing::debug!(error = &failure as &dyn std::error::Error, "the neighbours cannot be told");
-            Status::unavailable(failure.to_string())
+            Status::failed_precondition(failure.to_string())
         })?;
         Ok(Response::new(v1::MachinesResponse { machines }))
     }

@@ -1609,7 +1609,7 @@ export const Leases: GenService<{
   },
   /**
    * The machines that share a Redis-compatible server with this one, itself among them, as each last told within seconds. Hints: nothing is granted by them.
-   * FAILED_PRECONDITION without such a server, UNAVAILABLE when it does not answer.
+   * FAILED_PRECONDITION without such a server, and while it does not answer.
    *
    * @generated from rpc memboss.agent.v1.Leases.Machines
    */
