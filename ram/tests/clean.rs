@@ -91,6 +91,10 @@ fn what_lies_in_memory_itself_is_left_alone() {
     if residency(&File::open(&path).unwrap()) != Residency::InMemory {
         return;
     }
-    let outcome = clean(Mode::Aggressive, 60, directory.path(), |_| {});
-    assert_eq!((outcome.kept[&Kept::InMemory], outcome.files.len()), (1, 0));
+    // A process that another test has just begun may have it open for a moment, until it is a program of its own.
+    let outcome = (0..1000)
+        .map(|_| clean(Mode::Aggressive, 60, directory.path(), |_| {}))
+        .find(|outcome| !outcome.kept.contains_key(&Kept::InUse))
+        .unwrap();
+    assert_eq!((outcome.kept.get(&Kept::InMemory), outcome.files.len()), (Some(&1), 0), "{outcome:?}");
 }
