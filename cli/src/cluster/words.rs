@@ -220,7 +220,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn lease(name: &str, status: serde_json::Value) -> VramLease {
+    fn lease(name: &str, status: &serde_json::Value) -> VramLease {
         let spec = json!({
             "subject": { "podName": "pod-a", "podUid": "u" }, "class": "high", "requested": "8Gi", "slots": [{ "memory": "8Gi" }]
         });
@@ -233,7 +233,7 @@ mod tests {
     fn a_lease_in_the_api_is_told_as_an_agent_would_tell_it() {
         let held = lease(
             "a",
-            json!({
+            &json!({
                 "phase": "Active", "activeAt": "1970-01-01T00:00:10Z",
                 "placement": { "node": "node1", "epoch": { "incarnation": "i", "number": 1 }, "attempt": 1 },
                 "allocation": { "state": "Active", "attempt": 1, "used": "7Gi",
@@ -253,8 +253,8 @@ mod tests {
     #[test]
     fn why_a_lease_waits_is_told_with_its_place_and_its_reason_and_it_is_found_by_its_pod() {
         let queue = json!({ "position": 2, "reason": "NoRoom", "message": "8Gi are not free" });
-        let over = lease("old", json!({ "phase": "Ended", "endReason": "Preempted" }));
-        let leases = [over, lease("b", json!({ "phase": "Waiting", "queue": queue }))];
+        let over = lease("old", &json!({ "phase": "Ended", "endReason": "Preempted" }));
+        let leases = [over, lease("b", &json!({ "phase": "Waiting", "queue": queue }))];
         let found = find(leases.to_vec(), "team/pod-a");
         assert_eq!(found.len(), 1);
         let told = explained(&found[0]).join("\n");
@@ -270,10 +270,10 @@ mod tests {
     #[test]
     fn whoever_holds_stands_before_whoever_waits_and_each_node_has_its_own() {
         let waits =
-            |name: &str, position: u32| lease(name, json!({ "phase": "Waiting", "queue": { "position": position } }));
+            |name: &str, position: u32| lease(name, &json!({ "phase": "Waiting", "queue": { "position": position } }));
         let placed = json!({ "node": "node1", "epoch": { "incarnation": "i", "number": 1 }, "attempt": 1 });
-        let holds = lease("z", json!({ "phase": "Active", "placement": placed }));
-        let over = lease("a", json!({ "phase": "Ended" }));
+        let holds = lease("z", &json!({ "phase": "Active", "placement": placed }));
+        let over = lease("a", &json!({ "phase": "Ended" }));
         let nodes = ["node2", "node1"].map(|name| MemoryNode::new(name, crds::MemoryNodeSpec::default()));
         let told = picture(&nodes, &[over, waits("b", 2), waits("c", 1), holds], 0);
         let names: Vec<&str> = told.leases.iter().map(|placed| placed.view.lease.as_str()).collect();
