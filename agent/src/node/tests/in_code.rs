@@ -4,7 +4,7 @@ use memboss_core::Phase;
 use tokio::sync::watch;
 
 use super::*;
-use crate::node::clients::{Accepted, Listener, Told, Wish};
+use crate::node::clients::{Accepted, ClientInput, Listener, Told, Wish};
 use crate::probes::processes::Caller;
 
 fn caller(pod: Option<&str>, pid: u32) -> Caller {

@@ -1,13 +1,14 @@
 //! Histories of a node, played without a clock: what is ordered, seen and asked, and what becomes of the leases.
 
-use memboss_core::{Class, Demand, GpuShare, Placement, Request, Slot};
+use memboss_core::{Class, Demand, GpuShare, Placement, Request, Signals, Slot};
 use tokio::sync::oneshot;
 
 use super::view::Snapshot;
 pub(super) use super::*;
 use crate::journal::Replay;
 use crate::order::{ContainerSlots, Recorded, State, Subject};
-use crate::probes::nvml::{GpuReading, NoNvml, Usage};
+use crate::probes::nvml::{GpuReading, NoNvml, Sample, Usage};
+use crate::probes::processes::Owner;
 use crate::store::{Marker, Start};
 
 const GPU: &str = "GPU-a";
