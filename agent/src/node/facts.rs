@@ -166,15 +166,20 @@ impl Node {
 
     /// What the holder of that lease still uses is nobody's lease any more.
     pub(super) fn disown(&mut self, lease: &LeaseId) {
-        for uuid in self.gpus.keys().cloned().collect::<Vec<_>>() {
-            let held = self.charged_on(&uuid).get(lease).copied().unwrap_or_default();
-            if let Some(gpu) = self.gpus.get_mut(&uuid)
+        let shares = self.engine.lease(lease).and_then(|view| view.placement).map(|p| p.gpus).unwrap_or_default();
+        let mut moved = false;
+        for share in shares {
+            if let Some(gpu) = self.gpus.get_mut(&share.uuid)
                 && let Some(uses) = gpu.usage.leases.remove(lease)
             {
-                gpu.usage.foreign = gpu.usage.foreign.plus(uses.min(held));
+                gpu.usage.foreign = gpu.usage.foreign.plus(uses.min(share.memory));
+                moved = true;
             }
         }
-        self.tell_facts();
+        // All leases are gone through for that: not where nothing has come of it.
+        if moved {
+            self.tell_facts();
+        }
     }
 
     fn cannot_see(&mut self, uuid: &GpuUuid, why: &str, now: Moment) {
