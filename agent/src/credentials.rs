@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use http::{Method, Request};
 use kube::Client;
 use kube::config::AuthInfo;
-use redis::{ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError};
 use serde::Deserialize;
 
 /// Where the operator hands out credentials.
@@ -36,6 +37,19 @@ pub enum Failure {
     /// The operator does not hand them out.
     #[error("failed to get credentials from the operator")]
     Ask(#[source] kube::Error),
+}
+
+/// Longest wait for an answer of the server.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// A connection that gives up in time.
+///
+/// # Errors
+/// When the server does not let it in.
+pub async fn connect(info: ConnectionInfo) -> Result<MultiplexedConnection, RedisError> {
+    let config =
+        AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+    redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// Where the way to the server comes from.

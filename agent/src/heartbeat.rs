@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use memboss_platform::shutdown::Shutdown;
 use prost::Message as _;
+use redis::RedisError;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError};
 use tokio::sync::watch;
 
 use crate::credentials::Source;
@@ -18,8 +18,6 @@ use crate::node::view::Snapshot;
 const EVERY: Duration = Duration::from_secs(1);
 /// A heartbeat counts for so long, in milliseconds.
 const LASTS_MS: i64 = 5000;
-/// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -146,10 +144,7 @@ impl Beat {
 
     async fn connect(&mut self) -> Result<MultiplexedConnection, Missed> {
         let info = self.source.connection().await.map_err(Missed::Credentials)?;
-        let client = Client::open(info).map_err(Missed::Connect)?;
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
-        client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| {
+        crate::credentials::connect(info).await.map_err(|error| {
             self.source.suspect(&error);
             Missed::Connect(error)
         })

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use memboss_agent_api::v1::StatusResponse;
 use prost::Message as _;
+use redis::RedisError;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -15,8 +15,6 @@ use crate::heartbeat::{self, SHOWS};
 
 /// Whoever asks within that time hears the same: many who ask do not become many questions.
 const FRESH: Duration = Duration::from_secs(1);
-/// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// So many machines are shown at most.
 const MOST: usize = 1000;
 
@@ -66,9 +64,7 @@ impl Neighbours {
 }
 
 async fn ask(info: redis::ConnectionInfo) -> Result<Vec<StatusResponse>, RedisError> {
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
-    let mut server = Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await?;
+    let mut server = crate::credentials::connect(info).await?;
     let keys = keys(&mut server).await?;
     if keys.is_empty() {
         return Ok(Vec::new());

@@ -42,22 +42,20 @@ impl AllGpus {
         let mut failed = None;
         loop {
             let present = present(&gpus.borrow_and_update());
-            let mut again = false;
-            if !present.is_empty() && present != written {
-                match self.write(present.clone()).await {
-                    Ok(()) => {
-                        tracing::info!(gpus = present.len(), "all GPUs can be given to a container");
-                        (written, failed) = (present, None);
-                        self.offered.send_replace(plenty());
-                    }
-                    Err(why) => {
-                        again = true;
-                        if failed.as_ref() != Some(&why) {
-                            tracing::warn!(why, "no container can be given all GPUs; trying again");
-                            failed = Some(why);
-                        }
-                    }
+            let due = !present.is_empty() && present != written;
+            let outcome = if due { self.write(present.clone()).await } else { Ok(()) };
+            let again = outcome.is_err();
+            match outcome {
+                Err(why) if failed.as_ref() != Some(&why) => {
+                    tracing::warn!(why, "no container can be given all GPUs; trying again");
+                    failed = Some(why);
                 }
+                Ok(()) if due => {
+                    tracing::info!(gpus = present.len(), "all GPUs can be given to a container");
+                    (written, failed) = (present, None);
+                    self.offered.send_replace(plenty());
+                }
+                Ok(()) | Err(_) => {}
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,

@@ -1,6 +1,6 @@
 //! Objects as orders and back.
 
-use memboss_core::{GpuUuid, Moment};
+use memboss_core::GpuUuid;
 use serde_json::json;
 
 use super::*;
@@ -73,24 +73,13 @@ fn a_withdrawn_or_deleted_object_is_an_unwanted_order() {
 
 #[test]
 fn what_was_published_is_read_back() {
+    let answered = crate::order::Answered { object: "o1".into(), attempt: 2 };
     let seen = LeaseSeen {
-        answered: crate::order::Answered { object: "o1".into(), attempt: 2 },
-        subject: None,
-        class: None,
-        state: State::Stopping,
         gpus: vec![(GpuUuid::new("GPU-a").unwrap(), 3, "NVIDIA-T4".into(), Mib::from_mib(8192))],
-        ram: Mib::ZERO,
         token: Token { epoch: 1, sequence: 7 },
-        notice: None,
         reason: Some("Preempted".into()),
-        message: None,
         used: vec![Mib::from_mib(10)],
-        ram_used: None,
-        over: false,
-        deleting: false,
-        position: None,
-        since: Moment::default(),
-        whose: None,
+        ..LeaseSeen::bare(answered, State::Stopping)
     };
     let allocation = allocation(&seen, None);
     assert_eq!(allocation.display.as_deref(), Some("gpu3"));

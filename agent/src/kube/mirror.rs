@@ -102,13 +102,12 @@ impl Mirror {
         let held = held.map(|(lease, _)| (lease.clone(), *self.held_since.get(lease).unwrap_or(&now)));
         self.held_since = held.collect();
         self.told.remember(snapshot.leases.values().filter_map(|seen| seen.notice.as_ref()));
-        let told = |seen: &LeaseSeen| self.told.of(seen).cloned();
         let at = (now, Timestamp::now());
-        let mut acts = plan(&snapshot.leases, &self.there, &self.held_since, &told, &self.node, at);
         let mut all = true;
-        // What is made now is said in the second pass.
+        // What is made in the first pass is said in the second.
         for _ in 0..2 {
-            for act in acts {
+            let told = |seen: &LeaseSeen| self.told.of(seen).cloned();
+            for act in plan(&snapshot.leases, &self.there, &self.held_since, &told, &self.node, at) {
                 if let Err(error) = self.carry_out(act).await {
                     all = false;
                     if !std::mem::replace(&mut self.failing, true) {
@@ -116,8 +115,6 @@ impl Mirror {
                     }
                 }
             }
-            let told = |seen: &LeaseSeen| self.told.of(seen).cloned();
-            acts = plan(&snapshot.leases, &self.there, &self.held_since, &told, &self.node, at);
         }
         if all {
             self.failing = false;

@@ -1,6 +1,6 @@
 //! Leases in code as objects, for people to see and for the operator to count: which are to be shown, and how. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -45,11 +45,11 @@ pub(super) fn plan(
     (now, time): (Moment, Timestamp),
 ) -> Vec<Act> {
     let mut acts = Vec::new();
-    let mut wanted = Vec::new();
+    let mut wanted = BTreeSet::new();
     for (id, seen) in leases {
         let Some((whose, pod)) = holder(seen) else { continue };
         let key = key(id, seen, pod);
-        wanted.push(key.clone());
+        wanted.insert(key.clone());
         match there.get(&key) {
             None => {
                 let held = held_since.get(id).map_or(Span::ZERO, |since| now.since(*since));

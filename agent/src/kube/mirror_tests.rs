@@ -9,21 +9,10 @@ use crate::probes::processes::{PodUid, Process};
 fn seen(state: State, part_of: Option<&str>) -> LeaseSeen {
     let pod = PodUid("uid".into());
     LeaseSeen {
-        answered: Answered { object: String::new(), attempt: 0 },
-        subject: None,
         class: Some(Class::Low),
-        state,
         gpus: vec![(GpuUuid::new("GPU-a").unwrap(), 1, "L4".into(), Mib::from_mib(2048))],
-        ram: Mib::ZERO,
         token: Token { epoch: 1, sequence: 7 },
-        notice: None,
-        reason: None,
-        message: None,
         used: vec![Mib::from_mib(10)],
-        ram_used: None,
-        over: false,
-        deleting: false,
-        position: None,
         since: Moment::from_millis(1000),
         whose: Some(Whose {
             process: Some(Process { pid: 7, started: 1 }),
@@ -34,6 +23,7 @@ fn seen(state: State, part_of: Option<&str>) -> LeaseSeen {
             name: "python3".into(),
             label: "training".into(),
         }),
+        ..LeaseSeen::bare(Answered { object: String::new(), attempt: 0 }, state)
     }
 }
 

@@ -142,6 +142,29 @@ pub struct LeaseSeen {
 }
 
 impl LeaseSeen {
+    /// One of which no more is known than its state.
+    pub(crate) fn bare(answered: Answered, state: State) -> Self {
+        Self {
+            answered,
+            subject: None,
+            class: None,
+            state,
+            gpus: Vec::new(),
+            ram: Mib::ZERO,
+            token: Token::default(),
+            notice: None,
+            reason: None,
+            message: None,
+            used: Vec::new(),
+            ram_used: None,
+            over: false,
+            deleting: false,
+            position: None,
+            since: Moment::default(),
+            whose: None,
+        }
+    }
+
     /// Whose it is, if a process leases it in code.
     #[must_use]
     pub fn in_code(&self) -> Option<&Whose> {
@@ -366,10 +389,7 @@ impl Node {
             (None, None, None) => (None, over.map(|(_, what)| what.clone())),
         };
         LeaseSeen {
-            answered,
-            subject: None,
             class: Some(view.class),
-            state,
             gpus: shares.iter().map(|share| self.share_seen(&share.uuid, share.memory)).collect(),
             ram: view.placement.as_ref().map(|placement| placement.ram).unwrap_or_default(),
             token: view.token,
@@ -379,10 +399,8 @@ impl Node {
             used: if view.phase.is_charged() { self.used_by(&view.id) } else { Vec::new() },
             ram_used: self.ram_used.get(&view.id).copied(),
             over: over.is_some(),
-            deleting: false,
-            position: None,
             since: self.phases.get(&view.id).map(|(_, since)| *since).unwrap_or_default(),
-            whose: None,
+            ..LeaseSeen::bare(answered, state)
         }
     }
 }
@@ -400,26 +418,8 @@ fn notice_seen(view: &memboss_core::LeaseView) -> Option<NoticeSeen> {
     })
 }
 
-fn closed(answered: &Answered, state: State, why: (String, String)) -> LeaseSeen {
-    LeaseSeen {
-        answered: answered.clone(),
-        subject: None,
-        class: None,
-        state,
-        gpus: Vec::new(),
-        ram: Mib::ZERO,
-        token: Token::default(),
-        notice: None,
-        reason: Some(why.0),
-        message: Some(why.1),
-        used: Vec::new(),
-        ram_used: None,
-        over: false,
-        deleting: false,
-        position: None,
-        since: Moment::default(),
-        whose: None,
-    }
+fn closed(answered: &Answered, state: State, (reason, message): (String, String)) -> LeaseSeen {
+    LeaseSeen { reason: Some(reason), message: Some(message), ..LeaseSeen::bare(answered.clone(), state) }
 }
 
 /// Why a holder has to go for its node's sake.

@@ -39,10 +39,12 @@ pub(super) async fn look(server: &Server) -> Vec<Finding> {
     };
     let mut findings = vec![Finding::ok("API server", format!("{} is Kubernetes {}", server.url, version.git_version))];
     findings.push(kinds(server).await);
-    findings.extend(operator(server).await);
+    let operators = of_chart::<Deployment>(server, "operator").await;
+    findings.extend(operator(operators.as_deref()));
+    let deployment = operators.ok().and_then(|found| found.into_iter().next());
     findings.push(webhook(server).await);
-    findings.extend(certificate(server).await);
-    findings.push(redis(server).await);
+    findings.extend(certificate(server, deployment.as_ref()).await);
+    findings.push(redis(server, deployment.as_ref()).await);
     findings.extend(agents(server).await);
     findings.extend(nodes(server).await);
     findings
@@ -117,9 +119,9 @@ fn running(about: &'static str, ready: i32, wanted: i32, version: Option<&String
     findings
 }
 
-async fn operator(server: &Server) -> Vec<Finding> {
+fn operator(found: Result<&[Deployment], &Failure>) -> Vec<Finding> {
     let about = "operator";
-    match of_chart::<Deployment>(server, "operator").await.as_deref() {
+    match found {
         Err(failure) => vec![unseen(about, failure)],
         Ok([]) => {
             vec![Finding::fail(about, "there is none: nothing is placed, and pods that ask are refused", INSTALL)]
@@ -176,9 +178,9 @@ async fn webhook(server: &Server) -> Finding {
 }
 
 /// Only who may read the Secret sees it.
-async fn certificate(server: &Server) -> Option<Finding> {
+async fn certificate(server: &Server, operator: Option<&Deployment>) -> Option<Finding> {
     let about = "certificate";
-    let place = of_chart::<Deployment>(server, "operator").await.ok()?.first()?.namespace()?;
+    let place = operator?.namespace()?;
     let secret = Api::<Secret>::namespaced(server.client.clone(), &place).get_metadata(CERTIFICATE).await;
     let secret = match secret {
         Ok(secret) => secret,
@@ -202,7 +204,7 @@ async fn certificate(server: &Server) -> Option<Finding> {
     })
 }
 
-async fn redis(server: &Server) -> Finding {
+async fn redis(server: &Server, operator: Option<&Deployment>) -> Finding {
     let about = "Redis";
     let advice = "nothing is lost by it: dead nodes are noticed later, and nothing else";
     let bundled = of_chart::<StatefulSet>(server, "redis").await;
@@ -213,8 +215,8 @@ async fn redis(server: &Server) -> Finding {
             _ => Finding::ok(about, "the bundled one is ready"),
         };
     }
-    let url = of_chart::<Deployment>(server, "operator").await.ok().and_then(|operators| {
-        let pod = operators.first()?.spec.template.spec.as_ref()?.containers.first()?.env.clone()?;
+    let url = operator.and_then(|operator| {
+        let pod = operator.spec.template.spec.as_ref()?.containers.first()?.env.clone()?;
         pod.into_iter().find(|variable| variable.name == "MEMBOSS_REDIS_URL")?.value
     });
     match url {

@@ -129,7 +129,7 @@ impl Node {
         let client = self.clients.known.get(lease);
         let given_back = client.is_some_and(|client| client.given_back);
         // What a part leaves behind is still its pod's.
-        if gpus.is_empty() || client.is_some_and(|client| client.part_of.is_some()) {
+        if gpus.is_empty() || client.is_some_and(Client::is_part) {
             let exited = matches!(view.phase, Phase::Stopping { reason: EndReason::Exited });
             return given_back || exited || client.is_some_and(|client| client.gone);
         }

@@ -133,16 +133,9 @@ fn of_two_pods_with_one_name_the_living_one_is_bound() {
     second.request.id = LeaseId::new("ns/s-2").unwrap();
     second.subject.pod = uid("s2");
     play.order(second);
-    let fact = |pod: &str, state| PodFact {
-        uid: uid(pod),
-        namespace: "ns".into(),
-        name: "s".into(),
-        state,
-        class: Class::Normal,
-        has_lease: true,
-    };
-    play.step(Input::Pod(fact("s", PodState::Leaving)));
-    play.step(Input::Pod(fact("s2", PodState::Live)));
+    let named = |pod: &str, state| PodFact { name: "s".into(), ..fact(pod, state) };
+    play.step(Input::Pod(named("s", PodState::Leaving)));
+    play.step(Input::Pod(named("s2", PodState::Live)));
     assert_eq!(play.prepare("s").unwrap().lease.as_str(), "ns/s-2");
 }
 

@@ -15,9 +15,7 @@ fn caller(pod: Option<&str>, pid: u32) -> Caller {
 impl Play {
     /// The API server tells of a pod.
     fn is_here(&mut self, pod: &str, class: Class, has_lease: bool) {
-        let (namespace, name) = ("ns".into(), pod.into());
-        let fact = PodFact { uid: uid(pod), namespace, name, state: PodState::Live, class, has_lease };
-        self.step(Input::Pod(fact));
+        self.step(Input::Pod(PodFact { class, has_lease, ..fact(pod, PodState::Live) }));
     }
 
     /// A process asks for so much in that class, and listens.
@@ -127,14 +125,7 @@ fn what_becomes_of_a_pods_lease_reaches_its_parts() {
     assert_eq!(play.state("a"), Some(State::Active));
     assert!(matches!(play.phase(&heard), Phase::Active { .. }), "spared too");
     // Its pod goes.
-    play.step(Input::Pod(PodFact {
-        uid: uid("a"),
-        namespace: "ns".into(),
-        name: "a".into(),
-        state: PodState::Over,
-        class: Class::Normal,
-        has_lease: true,
-    }));
+    play.step(Input::Pod(fact("a", PodState::Over)));
     assert!(matches!(play.phase(&heard), Phase::Stopping { .. }));
     assert!(play.node.take_pushes().is_empty(), "its kubelet ends it");
     play.stop("a");

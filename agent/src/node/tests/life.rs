@@ -22,14 +22,7 @@ fn memory_is_charged_until_both_the_cgroup_and_the_process_are_gone() {
     let mut play = Play::ready();
     play.order(order("a", Class::Normal, 8));
     play.start("a", 7, 6);
-    play.step(Input::Pod(PodFact {
-        uid: uid("a"),
-        namespace: "ns".into(),
-        name: "a".into(),
-        state: PodState::Over,
-        class: Class::Normal,
-        has_lease: true,
-    }));
+    play.step(Input::Pod(fact("a", PodState::Over)));
     play.look();
     assert_eq!(play.state("a"), Some(State::Stopping), "the API server's word alone frees nothing");
     play.processes.clear();
@@ -161,15 +154,7 @@ fn after_a_reboot_bound_pods_have_their_memory_before_anybody_else() {
     play.told(vec![recorded("a", State::Active), recorded("gone", State::Active), waiter.clone()]);
     assert_eq!((play.state("a"), play.state("w")), (None, None), "pods are not known yet");
     assert!(matches!(play.prepare("a"), Err(Denied::NotNow(_))));
-    let live = |pod: &str| PodFact {
-        uid: uid(pod),
-        namespace: "ns".into(),
-        name: pod.into(),
-        state: PodState::Live,
-        class: Class::Normal,
-        has_lease: true,
-    };
-    play.step(Input::Pods(vec![live("a")]));
+    play.step(Input::Pods(vec![fact("a", PodState::Live)]));
     assert_eq!((play.state("a"), play.state("gone")), (Some(State::Reserved), Some(State::Ended)));
     assert_eq!((play.state("w"), play.reason("w")), (Some(State::Refused), Some("NoRoom".into())));
     assert!(play.prepare("a").is_ok());
@@ -188,14 +173,7 @@ fn a_reboot_waits_for_nvml_before_it_gives_a_lease_up() {
         reason: None,
     };
     play.told(vec![Order { recorded: Some(recorded), ..order("a", Class::Low, 16) }]);
-    play.step(Input::Pods(vec![PodFact {
-        uid: uid("a"),
-        namespace: "ns".into(),
-        name: "a".into(),
-        state: PodState::Live,
-        class: Class::Normal,
-        has_lease: true,
-    }]));
+    play.step(Input::Pods(vec![fact("a", PodState::Live)]));
     assert_ne!(play.node.hold, Hold::Open);
     play.look();
     assert_eq!((play.state("a"), &play.node.hold), (Some(State::Reserved), &Hold::Open));
@@ -221,14 +199,7 @@ fn a_lost_ledger_is_rebuilt_with_everything_charged_that_may_be_in_use() {
     assert!(play.snapshot().hold.unwrap().contains("quarantine"));
     play.step(Input::Incarnation("i".into()));
     play.told(vec![recorded("a", State::Reserved), order("b", Class::Normal, 1)]);
-    let fact = PodFact {
-        uid: uid("a"),
-        namespace: "ns".into(),
-        name: "a".into(),
-        state: PodState::Live,
-        class: Class::Normal,
-        has_lease: true,
-    };
+    let fact = fact("a", PodState::Live);
     play.step(Input::Pods(vec![fact]));
     assert_eq!((play.state("a"), play.state("b")), (Some(State::Active), Some(State::Reserved)));
     play.look();

@@ -51,6 +51,12 @@ fn id(pod: &str) -> LeaseId {
     LeaseId::new(format!("ns/{pod}")).unwrap()
 }
 
+/// What the API server says of a pod with a lease.
+fn fact(pod: &str, state: PodState) -> PodFact {
+    let (namespace, name) = ("ns".into(), pod.into());
+    PodFact { uid: uid(pod), namespace, name, state, class: Class::Normal, has_lease: true }
+}
+
 fn order(pod: &str, class: Class, gib: u64) -> Order {
     let memory = Mib::from_mib(gib * 1024);
     let demand = Demand { slots: vec![Slot::fixed(memory)], ram: Mib::ZERO };
