@@ -195,7 +195,8 @@ impl Store {
         let digest = Sha256::digest(content.get().as_bytes());
         let envelope = Envelope { version: VERSION, sha256: hex(&digest), content };
         let bytes = serde_json::to_vec(&envelope).map_err(encode)?;
-        replace(&self.path, &bytes).map_err(|source| Failure::Write { path: self.path.clone(), source })?;
+        replace(&self.path, |temporary| write_all(temporary, &bytes))
+            .map_err(|source| Failure::Write { path: self.path.clone(), source })?;
         Ok(digest.into())
     }
 
@@ -224,9 +225,13 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Lets a file that is written beside it take its name, in one step. Returns what the writing did.
+///
+/// # Errors
+/// What the writing or the system said; what has that name is as it was then.
+pub(crate) fn replace<T>(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
     let temporary = path.with_extension("tmp");
-    let written = write_all(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    let written = write(&temporary).and_then(|made| std::fs::rename(&temporary, path).map(|()| made));
     if written.is_err() {
         // A part of it would only take up the space that is wanting.
         let _ = std::fs::remove_file(&temporary);

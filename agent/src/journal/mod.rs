@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 pub(crate) use self::change::Replay;
 pub use self::change::{Change, Head};
-use crate::store::{Failure, Ledger, hex};
+use crate::store::{Failure, Ledger, hex, replace};
 
 /// The version of the file's form.
 const VERSION: u32 = 2;
@@ -97,7 +97,7 @@ impl Journal {
     pub fn begin(&mut self, ledger: &Ledger) -> Result<Sum, Failure> {
         let whole = self.encode(&Whole { version: VERSION, ledger })?;
         let (frame, sum) = frame(&whole, &[0; 32]);
-        match replace(&self.path, &frame) {
+        match replace(&self.path, |temporary| write_new(temporary, &frame)) {
             Ok(file) => {
                 let length = frame.len() as u64;
                 self.open = Some(Open { file, length, limit: (length * CHANGES).max(LEAST), sum });
@@ -229,23 +229,13 @@ fn parse<T: DeserializeOwned>(content: &[u8]) -> Result<T, &'static str> {
     serde_json::from_slice(content).map_err(|_| "the content of a frame is of another form")
 }
 
-/// Writes a file beside it and lets that take its name.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<File> {
-    let temporary = path.with_extension("tmp");
-    let write = || {
-        // Truncated by hand: what is appended to cannot be opened so.
-        let mut file = OpenOptions::new().create(true).append(true).open(&temporary)?;
-        file.set_len(0)?;
-        file.write_all(bytes)?;
-        std::fs::rename(&temporary, path)?;
-        Ok(file)
-    };
-    let written = write();
-    if written.is_err() {
-        // A part of it would only take up the space that is wanting.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
+/// Writes a new file, to be added to.
+fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<File> {
+    // Truncated by hand: what is appended to cannot be opened so.
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    file.set_len(0)?;
+    file.write_all(bytes)?;
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use kube::{Api, ResourceExt as _};
 use memboss_agent_api::v1::{LeaseView, StatusResponse};
 use memboss_crds::{LeasePhase, MemoryNode, RamLease, VramLease};
 
-pub(crate) use self::reach::USUAL;
 pub(crate) use self::watch::Wanted;
 use crate::exit::Failure;
 use crate::way::{Server, refused};
@@ -99,13 +98,18 @@ impl Server {
         Ok(api.list(&ListParams::default()).await.map_err(|error| refused(&error))?.items)
     }
 
-    /// Leases of both kinds.
-    async fn objects(&self, namespace: Option<&str>) -> Result<Vec<VramLease>, Failure> {
-        let (client, all) = (self.client.clone(), ListParams::default());
-        let (vram, ram): (Api<VramLease>, Api<RamLease>) = match namespace {
+    /// Where leases of both kinds are: of one namespace, or of all.
+    fn lease_apis(&self, namespace: Option<&str>) -> (Api<VramLease>, Api<RamLease>) {
+        let client = self.client.clone();
+        match namespace {
             Some(namespace) => (Api::namespaced(client.clone(), namespace), Api::namespaced(client, namespace)),
             None => (Api::all(client.clone()), Api::all(client)),
-        };
+        }
+    }
+
+    /// Leases of both kinds.
+    async fn objects(&self, namespace: Option<&str>) -> Result<Vec<VramLease>, Failure> {
+        let ((vram, ram), all) = (self.lease_apis(namespace), ListParams::default());
         let mut found = vram.list(&all).await.map_err(|error| refused(&error))?.items;
         found.extend(ram.list(&all).await.map_err(|error| refused(&error))?.items.into_iter().map(VramLease::from));
         Ok(found)

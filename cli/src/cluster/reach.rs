@@ -1,6 +1,7 @@
 //! The way to a node's agent from elsewhere: `memboss` in the agent's own pod is started by the API server, and either hands a connection on to the agent's
 //! socket for root, or does there what only can be done there. Whoever may do that has the rights `get` and `create` on `pods/exec` of the agents' pods.
 
+use std::fmt::Debug;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,21 +9,21 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{AttachParams, AttachedProcess, ListParams};
-use kube::{Api, ResourceExt as _};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Resource, ResourceExt as _};
 use memboss_agent_api::v1::StatusRequest;
 use memboss_agent_api::v1::node_client::NodeClient;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::agent::{Steered, answer};
 use crate::exit::Failure;
 use crate::way::{Server, refused};
 
-/// The pods of agents, wherever the chart was installed.
-const AGENTS: &str = "app.kubernetes.io/name=memboss,app.kubernetes.io/component=agent";
 /// The container in them.
 const CONTAINER: &str = "agent";
 /// Where the chart's own words install it.
-pub(crate) const USUAL: &str = "memboss-system";
+const USUAL: &str = "memboss-system";
 /// A program that cannot begin says so at once.
 const COMPLAINS_WITHIN: Duration = Duration::from_secs(2);
 /// Of each stream.
@@ -91,17 +92,25 @@ impl Server {
         api.exec(&pod.name_any(), command.to_vec(), &how).await.map_err(|error| not_let_in(&error, &pod))
     }
 
-    /// The pod of that node's agent.
-    async fn agent_pod(&self, node: &str) -> Result<Pod, Failure> {
-        let there = ListParams::default().labels(AGENTS).fields(&format!("spec.nodeName={node}"));
-        let found = match Api::<Pod>::all(self.client.clone()).list(&there).await {
-            // Who steers agents need not be let see all pods.
+    /// Objects of a part of the chart, wherever it was installed; who may not see all is shown where it usually is.
+    pub(crate) async fn of_chart<K>(&self, component: &str, which: ListParams) -> Result<Vec<K>, Failure>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let ours = which.labels(&format!("app.kubernetes.io/name=memboss,app.kubernetes.io/component={component}"));
+        let found = match Api::<K>::all(self.client.clone()).list(&ours).await {
             Err(kube::Error::Api(answer)) if answer.code == 403 => {
-                Api::<Pod>::namespaced(self.client.clone(), USUAL).list(&there).await
+                Api::<K>::namespaced(self.client.clone(), USUAL).list(&ours).await
             }
             other => other,
         };
-        let pods = found.map_err(|error| refused(&error))?.items;
+        found.map(|list| list.items).map_err(|error| refused(&error))
+    }
+
+    /// The pod of that node's agent.
+    async fn agent_pod(&self, node: &str) -> Result<Pod, Failure> {
+        let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        let pods: Vec<Pod> = self.of_chart("agent", there).await?;
         let lives = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
         pods.into_iter().find(lives).ok_or_else(|| {
             Failure::NoAgent(format!("no agent's pod is on node {node}: memboss doctor --by api tells what is there"))

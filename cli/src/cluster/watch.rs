@@ -101,12 +101,9 @@ fn among_both(event: Event<RamLease>) -> Event<VramLease> {
 impl Server {
     /// What there is now, and again on every change and every second. A watch that breaks is told, and begun again.
     pub(crate) fn watch(&self, wanted: Wanted) -> impl Stream<Item = Result<Picture, Failure>> + Send + Unpin + use<> {
-        let (client, on) = (self.client.clone(), self.on.clone());
-        let (vram, ram): (Api<VramLease>, Api<RamLease>) = match &self.namespace {
-            Some(namespace) => (Api::namespaced(client.clone(), namespace), Api::namespaced(client.clone(), namespace)),
-            None => (Api::all(client.clone()), Api::all(client.clone())),
-        };
-        let nodes = watcher(Api::<MemoryNode>::all(client), watcher::Config::default()).default_backoff();
+        let on = self.on.clone();
+        let (vram, ram) = self.lease_apis(self.namespace.as_deref());
+        let nodes = watcher(Api::<MemoryNode>::all(self.client.clone()), watcher::Config::default()).default_backoff();
         let vram = watcher(vram, watcher::Config::default()).default_backoff();
         let ram = watcher(ram, watcher::Config::default()).default_backoff();
         let ticks = futures::stream::unfold((), |()| async {

@@ -1,7 +1,6 @@
 //! Whether all that memboss needs of a cluster is there and well, as far as whoever asks may see it. The one thing that it asks the API server to do is a dry run.
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
@@ -9,11 +8,9 @@ use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, PostParams};
-use kube::core::Resource;
 use kube::{Api, ResourceExt as _};
 use memboss_agent_api::v1::StatusResponse;
 use memboss_crds::{GATE, MemoryNode, RESOURCE};
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{Finding, gpus};
@@ -39,7 +36,7 @@ pub(super) async fn look(server: &Server) -> Vec<Finding> {
     };
     let mut findings = vec![Finding::ok("API server", format!("{} is Kubernetes {}", server.url, version.git_version))];
     findings.push(kinds(server).await);
-    let operators = of_chart::<Deployment>(server, "operator").await;
+    let operators = server.of_chart::<Deployment>("operator", ListParams::default()).await;
     findings.extend(operator(operators.as_deref()));
     let deployment = operators.ok().and_then(|found| found.into_iter().next());
     findings.push(webhook(server).await);
@@ -48,22 +45,6 @@ pub(super) async fn look(server: &Server) -> Vec<Finding> {
     findings.extend(agents(server).await);
     findings.extend(nodes(server).await);
     findings
-}
-
-/// Objects of the chart, wherever it was installed; who may not see all is shown where it usually is.
-async fn of_chart<K>(server: &Server, component: &str) -> Result<Vec<K>, Failure>
-where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-{
-    let ours = ListParams::default()
-        .labels(&format!("app.kubernetes.io/name=memboss,app.kubernetes.io/component={component}"));
-    let found = match Api::<K>::all(server.client.clone()).list(&ours).await {
-        Err(kube::Error::Api(answer)) if answer.code == 403 => {
-            Api::<K>::namespaced(server.client.clone(), crate::cluster::USUAL).list(&ours).await
-        }
-        other => other,
-    };
-    found.map(|list| list.items).map_err(|error| refused(&error))
 }
 
 /// What cannot be looked at is no fault of the cluster.
@@ -207,7 +188,7 @@ async fn certificate(server: &Server, operator: Option<&Deployment>) -> Option<F
 async fn redis(server: &Server, operator: Option<&Deployment>) -> Finding {
     let about = "Redis";
     let advice = "nothing is lost by it: dead nodes are noticed later, and nothing else";
-    let bundled = of_chart::<StatefulSet>(server, "redis").await;
+    let bundled = server.of_chart::<StatefulSet>("redis", ListParams::default()).await;
     if let Ok([store, ..]) = bundled.as_deref() {
         let ready = store.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
         return match ready {
@@ -227,7 +208,7 @@ async fn redis(server: &Server, operator: Option<&Deployment>) -> Finding {
 
 async fn agents(server: &Server) -> Vec<Finding> {
     let about = "agents";
-    match of_chart::<DaemonSet>(server, "agent").await.as_deref() {
+    match server.of_chart::<DaemonSet>("agent", ListParams::default()).await.as_deref() {
         Err(failure) => vec![unseen(about, failure)],
         Ok([]) => vec![Finding::fail(about, "there are none", INSTALL)],
         Ok([set, ..]) => {
