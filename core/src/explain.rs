@@ -4,7 +4,7 @@ use crate::class::Class;
 use crate::engine::{Engine, Lease, LeaseRecord};
 use crate::ids::{GpuUuid, LeaseId, NodeName};
 use crate::order::OrderKey;
-use crate::place::Asker;
+use crate::place::{Asker, Full};
 use crate::pool::{LeaseIx, PoolKind};
 use crate::refuse::{Closed, Refused, Waiting};
 use crate::request::{Placement, Request};
@@ -53,6 +53,8 @@ pub enum Forecast {
         largest: Mib,
         /// Whether it could ever be granted with what is there.
         satisfiable: bool,
+        /// What would have to change.
+        why: Waiting,
     },
 }
 
@@ -194,11 +196,13 @@ impl Engine {
         }
         let order = OrderKey::new(&self.policy, request.class, request.enqueued, u64::MAX);
         let asker = Asker { lease: LeaseIx::MAX, order };
-        if let Ok(spots) = self.ledger.find_room(request, asker)
-            && let Some(placement) = self.ledger.placement(&spots)
-        {
-            return Ok(Forecast::Grant(placement));
-        }
+        let full = match self.ledger.find_room(request, asker) {
+            Ok(spots) => match self.ledger.placement(&spots) {
+                Some(placement) => return Ok(Forecast::Grant(placement)),
+                None => Full::NoRoom,
+            },
+            Err(full) => full,
+        };
         let protected = match self.plan_preemption(request, asker, now) {
             Ok(plan) => {
                 if let Some(placement) = self.ledger.placement(&plan.spots) {
@@ -211,7 +215,11 @@ impl Engine {
             Err(NoPlan::Nobody) => None,
         };
         let (largest, satisfiable) = self.ledger.largest(request);
+        let why = protected
+            .map(|until| Waiting::VictimsProtected { until })
+            .unwrap_or_else(|| self.in_the_way(request, asker, full, (largest, satisfiable)));
         Ok(Forecast::Wait {
+            why,
             ahead: self.queue.ahead_of(order),
             victims_protected_until: protected,
             largest,

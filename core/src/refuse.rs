@@ -169,6 +169,14 @@ pub enum Waiting {
         /// The class.
         class: crate::class::Class,
     },
+    /// Every GPU that would do takes nothing new.
+    #[error("no GPU that would do takes new leases; {gpu}: {why}")]
+    Closed {
+        /// One of them.
+        gpu: String,
+        /// Why.
+        why: Closed,
+    },
     /// It would fit, but would delay the lease before it.
     #[error("would fit on {gpu}, but that memory is kept for {head}, which is before it in the queue")]
     Behind {
@@ -226,6 +234,7 @@ impl Waiting {
         match self {
             Self::New => "New",
             Self::NoRoom { .. } => "NoRoom",
+            Self::Closed { .. } => "Closed",
             Self::Behind { .. } => "Behind",
             Self::VictimsProtected { .. } => "VictimsProtected",
             Self::Claimed { .. } => "Claimed",

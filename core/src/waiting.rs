@@ -23,8 +23,14 @@ impl Engine {
         if let Some(line) = self.queue.line_mut(line) {
             line.largest = Some((inventory, largest, satisfiable));
         }
+        self.in_the_way(&request, asker, full, (largest, satisfiable))
+    }
+
+    /// What would have to change for that request; `largest` as [`crate::ledger::Ledger::largest`] says.
+    pub(crate) fn in_the_way(&self, request: &Request, asker: Asker, full: Full, largest: (Mib, bool)) -> Waiting {
+        let (largest, satisfiable) = largest;
         let need = request.demand.slots.iter().map(|slot| slot.on(largest)).max().unwrap_or_default();
-        let pressed = self.pressed_node(&request);
+        let pressed = self.pressed_node(request);
         let no_ram = |most| match &pressed {
             Some(node) => Waiting::NodePressure { need: request.demand.ram, node: node.clone() },
             None => Waiting::NoRam { need: request.demand.ram, most },
@@ -36,8 +42,8 @@ impl Engine {
             };
         }
         if !satisfiable {
-            return if self.gpus_alone_would_do(&request) {
-                no_ram(self.most_ram(&request, None))
+            return if self.gpus_alone_would_do(request) {
+                no_ram(self.most_ram(request, None))
             } else {
                 Waiting::Unsatisfiable { need, gpus: request.demand.slots.len(), largest }
             };
@@ -46,12 +52,16 @@ impl Engine {
             return self.behind(head, pool);
         }
         if !request.demand.ram.is_zero() {
-            let most = self.most_ram(&request, Some(asker.order));
+            let most = self.most_ram(request, Some(asker.order));
             if most < request.demand.ram || pressed.is_some() {
                 return no_ram(most);
             }
         }
-        Waiting::NoRoom { need, most_free: self.most_free(&request, asker.order), class: request.class }
+        let most_free = self.most_free(request, asker.order);
+        match self.closed_to(request).filter(|_| most_free.is_zero()) {
+            Some((gpu, why)) => Waiting::Closed { gpu, why },
+            None => Waiting::NoRoom { need, most_free, class: request.class },
+        }
     }
 
     fn behind(&self, head: LeaseIx, pool: u32) -> Waiting {
@@ -64,6 +74,14 @@ impl Engine {
         let mut nodes = self.ledger.nodes().map(|(_, node)| node);
         let pressed = nodes.find(|node| request.nodes.accepts(&node.name) && closed(node));
         pressed.filter(|_| !request.demand.ram.is_zero()).map(|node| node.name.clone())
+    }
+
+    /// A GPU that would do, and why it takes nothing new, if none does.
+    fn closed_to(&self, request: &Request) -> Option<(String, Closed)> {
+        let gpus = self.ledger.nodes().flat_map(|(_, node)| node.gpus.values().copied());
+        let mut would_do = gpus.filter(|gpu| self.ledger.accepts(request, *gpu));
+        let (first, why) = would_do.next().and_then(|gpu| Some((gpu, self.ledger.closed(gpu)?)))?;
+        would_do.all(|gpu| self.ledger.closed(gpu).is_some()).then(|| (self.ledger.name_of(first), why))
     }
 
     fn gpus_alone_would_do(&self, request: &Request) -> bool {

@@ -103,7 +103,7 @@ impl Leases for Service {
         let mut told = words::outlook(&forecast);
         let snapshot = self.desk.shown().await?;
         let veil = Veil::new(pod.as_ref(), &snapshot);
-        told.victims.iter_mut().for_each(|victim| veil.text(victim));
+        told.victims.iter_mut().chain([&mut told.message]).for_each(|text| veil.text(text));
         words::number(&mut told.gpus, &snapshot);
         Ok(Response::new(told))
     }

@@ -145,10 +145,10 @@ pub(super) fn outlook(forecast: &Forecast) -> v1::DryRunResponse {
             victims: victims.iter().map(ToString::to_string).collect(),
             ..v1::DryRunResponse::default()
         },
-        Forecast::Wait { ahead, largest, satisfiable, .. } => {
+        Forecast::Wait { ahead, satisfiable, why, .. } => {
             let outlook = if *satisfiable { v1::Outlook::Waits } else { v1::Outlook::Never };
-            let message = format!("{ahead} wait before it; the largest GPU for it could give {largest}");
-            v1::DryRunResponse { outlook: outlook.into(), message, ..v1::DryRunResponse::default() }
+            let (reason, message) = (why.name().to_owned(), format!("{why}; {ahead} wait before it"));
+            v1::DryRunResponse { outlook: outlook.into(), reason, message, ..v1::DryRunResponse::default() }
         }
     }
 }

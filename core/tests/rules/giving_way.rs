@@ -176,7 +176,7 @@ fn a_claim_whose_gpu_closes_waits_again_and_its_victims_stay() {
     let mut engine = claimed_world();
     engine.set_node(&node("n", &[closed_gpu("g", 8000, memboss_core::Closed::Degraded)]));
     assert_eq!(spared(&engine.decide(at(101))), ["b"]);
-    assert_eq!((phase(&engine, "n"), why(&engine, "n")), ("Waiting", "NoRoom"));
+    assert_eq!((phase(&engine, "n"), why(&engine, "n")), ("Waiting", "Closed"));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! From the reservation to the end: holders that come late, give back, move to RAM, and places that are drained or lost.
 
-use memboss_core::{Class, Closed, DrainScope, EndReason, LeaseRecord, NodeSelector, Phase, Token};
+use memboss_core::{
+    Class, Closed, DrainScope, EndReason, Forecast, GpuSelector, LeaseRecord, NodeSelector, Phase, Request, Token,
+    Waiting,
+};
 
 use crate::world::*;
 
@@ -154,6 +157,26 @@ fn draining_a_gpu_closes_that_gpu_until_it_is_opened() {
     assert!(granted(&submit(&mut engine, ask("large", N, 5000, 2), 2)).is_empty());
     engine.close_gpu(&uuid("a"), None).unwrap();
     assert_eq!(granted(&engine.decide(at(3))), ["large"]);
+}
+
+#[test]
+fn whoever_waits_for_gpus_that_are_all_closed_is_told_so() {
+    let mut engine = engine(&[node("n", &[gpu("a", 8000), gpu("b", 4000)])]);
+    let only_a = |name| Request {
+        gpus: GpuSelector { uuids: vec![uuid("a")], ..GpuSelector::default() },
+        ..ask(name, N, 1000, 2)
+    };
+    engine.drain(&DrainScope::Gpu(uuid("a")), at(1)).unwrap();
+    submit(&mut engine, only_a("x"), 2);
+    let why = engine.lease(&id("x")).unwrap().why.unwrap();
+    assert_eq!((why.name(), why.to_string().contains("drained")), ("Closed", true));
+    assert!(matches!(
+        engine.dry_run(&only_a("y"), at(3)),
+        Ok(Forecast::Wait { why: Waiting::Closed { why: Closed::Draining, .. }, .. })
+    ));
+    run(&mut engine, ask("z", N, 4000, 3), 3);
+    submit(&mut engine, ask("w", N, 4000, 3), 3);
+    assert_eq!(engine.lease(&id("w")).unwrap().why.unwrap().name(), "NoRoom", "another GPU is open");
 }
 
 #[test]

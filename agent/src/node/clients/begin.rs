@@ -1,6 +1,6 @@
 //! How a lease in code begins: the limits of its owner, its name, whether it would wait; and how it is taken up again.
 
-use memboss_core::{Class, EndReason, Forecast, LeaseId, Moment, NodeSelector, Phase, Refused, Request};
+use memboss_core::{Class, EndReason, Forecast, LeaseId, Moment, NodeSelector, Phase, Refused, Request, Waiting};
 use sha2::{Digest as _, Sha256};
 
 use super::{Accepted, Client, Listener, Told, Wish};
@@ -177,7 +177,7 @@ impl Node {
         let forecast = self.engine_over(whole).dry_run(request, now).map_err(Denied::Refused)?;
         match forecast {
             Forecast::Grant(_) => Ok(()),
-            other if wish.no_wait => Err(Denied::WouldWait(would_wait(&other))),
+            other if wish.no_wait => Err(Denied::WouldWait(would_wait(&other, caller))),
             _ => {
                 let most = self.settings.clients.waiting;
                 Err(Denied::TooMany(format!("{} has {most} leases that wait, which is the most", caller.owner())))
@@ -225,13 +225,15 @@ impl Node {
     }
 }
 
-fn would_wait(forecast: &Forecast) -> String {
+fn would_wait(forecast: &Forecast, caller: &Caller) -> String {
     match forecast {
         Forecast::Grant(_) => "it would be granted".to_owned(),
         Forecast::Preempt { victims, .. } => format!("{} lease(s) would have to give way first", victims.len()),
-        Forecast::Wait { ahead, largest, satisfiable, .. } if *satisfiable => {
-            format!("{ahead} wait before it; the largest GPU that would do has {largest}")
+        // A pod does not learn what others are called.
+        Forecast::Wait { ahead, why: why @ Waiting::Behind { .. }, .. } if caller.pod.is_some() => {
+            format!("{}: it would fit, but {ahead} wait before it", why.name())
         }
-        Forecast::Wait { largest, .. } => format!("no GPU here could ever hold it: the largest has {largest}"),
+        Forecast::Wait { ahead: 0, why, .. } => format!("{}: {why}", why.name()),
+        Forecast::Wait { ahead, why, .. } => format!("{}: {why}; {ahead} wait before it", why.name()),
     }
 }
