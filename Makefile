@@ -3,6 +3,7 @@ SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 export CACHE := $(or $(MEMBOSS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/memboss)
+# Never with -p: what the package is built from would be built once more, with the features of that one alone.
 CARGO := cargo --locked
 
 .PHONY: help
@@ -28,8 +29,8 @@ setup: ## what the tests need from Debian and Rust
 check: ## format, lints, generated files, licences
 	cargo fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
-	$(CARGO) run --release --quiet -p memboss-crds --bin crdgen -- --check
-	$(CARGO) run --release --quiet -p memboss-cli -- docs --check docs/cli.md
+	$(CARGO) run --release --quiet --bin crdgen -- --check
+	$(CARGO) run --release --quiet --bin memboss -- docs --check docs/cli.md
 	@tests/deny.sh
 
 .PHONY: unit
@@ -71,8 +72,8 @@ bench: ## measures and prints; asserts nothing
 
 .PHONY: crds
 crds: ## writes the custom resources' YAML again from the Rust types
-	$(CARGO) run --release --quiet -p memboss-crds --bin crdgen
+	$(CARGO) run --release --quiet --bin crdgen
 
 .PHONY: docs
 docs: ## writes the command line's manual again from the command line
-	$(CARGO) run --release --quiet -p memboss-cli -- docs docs/cli.md
+	$(CARGO) run --release --quiet --bin memboss -- docs docs/cli.md

@@ -52,6 +52,15 @@ impl Sockets {
         begun(&self.socket, asked).await
     }
 
+    /// The whole name of a lease that is named by what follows its owner: `nightly` for `user-1000/nightly`. What nobody is called is left to the agent.
+    pub(crate) async fn whole_name(&self, named: String) -> Result<String, Failure> {
+        if named.contains('/') {
+            return Ok(named);
+        }
+        let leases = self.status().await?.leases;
+        called(&named, leases.iter().map(|lease| lease.lease.as_str()))
+    }
+
     /// The agent of this machine, for what only root may ask.
     pub(crate) async fn steer(&self) -> Result<Steered, Failure> {
         Ok(Steered { agent: self.node().await?, at: self.node_socket.clone() })
@@ -76,6 +85,18 @@ pub(crate) struct Steered {
     pub(crate) agent: NodeClient<Channel>,
     /// Where it is: for what is said of its failures.
     pub(crate) at: PathBuf,
+}
+
+/// The one of those that is called so below its owner.
+fn called<'a>(named: &str, leases: impl Iterator<Item = &'a str>) -> Result<String, Failure> {
+    let so = leases.filter(|lease| lease.rsplit_once('/').is_some_and(|(_, name)| name == named));
+    match so.collect::<Vec<_>>().as_slice() {
+        [] => Ok(named.to_owned()),
+        [only] => Ok((*only).to_owned()),
+        several => {
+            Err(Failure::Usage(format!("several leases are called {named}: say which of {}", several.join(", "))))
+        }
+    }
 }
 
 /// The way to whoever listens there.
@@ -160,5 +181,20 @@ pub(crate) fn refused(socket: &Path, status: &Status) -> Failure {
             Failure::NoAgent(format!("the connection to the agent at {at} broke: ask again"))
         }
         _ => Failure::Undone(said),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_found_by_what_follows_its_owner_if_only_one_is_called_so() {
+        let leases = ["user-0/nightly", "user-7/nightly", "user-7/train", "user-7/train-2"];
+        let name = |named| called(named, leases.into_iter()).map_err(|failure| failure.to_string());
+        assert_eq!(name("train").as_deref(), Ok("user-7/train"));
+        assert_eq!(name("unheard"), Ok("unheard".to_owned()));
+        let several = name("nightly").unwrap_err();
+        assert!(several.contains("user-0/nightly, user-7/nightly"), "{several}");
     }
 }

@@ -27,20 +27,20 @@ pub(crate) enum Lease {
     },
     /// Why a lease stands where it stands.
     Why {
-        /// Its name, as `memboss lease list` shows it; by the API server its pod's name does too.
+        /// Its name, as `memboss lease list` shows it, or what follows its owner in it; by the API server its pod's name does too.
         lease: String,
     },
     /// Gives a lease of yours back. The process that held it goes on without it, and what that still uses counts as used by others; a command of `memboss run`
     /// is asked to end. A pod's lease ends with its pod: by the API server this deletes it.
     Release {
-        /// Its name, as `memboss lease list` shows it.
+        /// Its name, as `memboss lease list` shows it, or what follows its owner in it.
         lease: String,
         #[command(flatten)]
         consent: Consent,
     },
     /// Asks the holder of a lease to go, with notice (root only; by the API server: pods/exec on the agents).
     Preempt {
-        /// Its name, as `memboss lease list` shows it.
+        /// Its name, as `memboss lease list` shows it, or what follows its owner in it.
         lease: String,
         /// Ends it as if its notice were over: its process is asked to end, and a while later it is ended.
         #[arg(long)]
@@ -77,7 +77,7 @@ pub(crate) async fn run(what: Lease, asked: &Where, output: Output) -> Result<()
         Lease::Why { lease } => {
             let lines = match &way {
                 Way::Socket(sockets) => {
-                    let ask = ExplainRequest { lease };
+                    let ask = ExplainRequest { lease: sockets.whole_name(lease).await? };
                     answer(&sockets.socket, sockets.leases().await?.explain(ask)).await?.lines
                 }
                 Way::Api(server) => server.why(&lease).await?,
@@ -85,12 +85,12 @@ pub(crate) async fn run(what: Lease, asked: &Where, output: Output) -> Result<()
             output.say(&lines, || lines.join("\n"))
         }
         Lease::Release { lease, consent } => match &way {
-            Way::Socket(sockets) => release(lease, consent, sockets).await,
+            Way::Socket(sockets) => release(sockets.whole_name(lease).await?, consent, sockets).await,
             Way::Api(server) => end_pod(&lease, consent, server).await,
         },
         Lease::Preempt { lease, force, dry_run, consent } => {
             let (lease, agent) = match &way {
-                Way::Socket(sockets) => (lease, sockets.steer().await?),
+                Way::Socket(sockets) => (sockets.whole_name(lease).await?, sockets.steer().await?),
                 Way::Api(server) => {
                     let (lease, node) = server.placed(&lease).await?;
                     (lease, server.steer(&node).await?)

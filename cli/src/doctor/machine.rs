@@ -135,7 +135,7 @@ fn cdi(asked: &Doctor) -> Finding {
     }
 }
 
-/// The agent measures time on a clock that goes on while the machine sleeps.
+/// A machine that counts its time otherwise than this process does is another one: what is found here would be of a container.
 fn clock(proc_root: &Path) -> Finding {
     let told = fs::read_to_string(proc_root.join("uptime")).ok();
     let uptime = told.as_deref().and_then(|text| text.split('.').next()).and_then(|text| text.parse::<i64>().ok());

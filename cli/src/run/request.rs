@@ -76,9 +76,9 @@ pub(crate) struct Run {
     /// The lease's name (user-UID/NAME). Without: one that nobody else has.
     #[arg(long)]
     pub(super) name: Option<String>,
-    /// Shown to people.
-    #[arg(long, default_value = "")]
-    label: String,
+    /// Shown to people. Without: the command's name.
+    #[arg(long)]
+    label: Option<String>,
     /// Leaves CUDA_VISIBLE_DEVICES as it is.
     #[arg(long)]
     pub(super) no_env: bool,
@@ -149,9 +149,16 @@ impl Run {
             spread: self.spread,
             notice_ms: millis(self.notice),
             protection_ms: millis(self.protection),
-            label: self.label.clone(),
+            label: self.label.clone().unwrap_or_else(|| self.command_name()),
             ..AcquireRequest::default()
         }
+    }
+
+    /// The name of what the command runs, without what a terminal would obey.
+    fn command_name(&self) -> String {
+        let path = self.command.first().map(std::path::Path::new);
+        let name = path.and_then(|path| path.file_name()).map(|name| name.to_string_lossy()).unwrap_or_default();
+        name.chars().filter(|c| !c.is_control()).take(40).collect()
     }
 
     /// What is asked, in words.
