@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use crate::node::admin::Drained;
+use crate::node::admin::{Drained, Wished};
 use crate::node::clients::Client;
 use crate::order::{Answered, ContainerSlots, Epoch, Subject};
 
@@ -42,6 +42,9 @@ pub struct Ledger {
     /// What root has closed here.
     #[serde(default)]
     pub drained: Drained,
+    /// What the cluster has.
+    #[serde(default)]
+    pub wished: Wished,
 }
 
 /// A GPU as it was last seen.

@@ -154,7 +154,7 @@ impl From<Percent> for u8 {
     }
 }
 
-/// A point on the caller's clock, in milliseconds. Only differences mean anything; the agent's clock is the monotonic boot-time clock.
+/// A point on the caller's clock, in milliseconds. Only differences mean anything; the agent's clock is the kernel's monotonic one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Moment(u64);

@@ -37,6 +37,10 @@ pub struct MemoryNodeSpec {
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub drain_gpus: Vec<String>,
+    /// Whoever is still there so many seconds after the node's agent read the wish is ended; without, each notice runs its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub drain_deadline_seconds: Option<u32>,
 }
 
 /// What the agent sees.

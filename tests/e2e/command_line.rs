@@ -61,6 +61,12 @@ async fn card(bed: &Bed) -> Result<leases::Gpu> {
     gpus.into_iter().find(|gpu| gpu.model.contains("SIM-24G")).context("the bed has a 24 GiB GPU")
 }
 
+/// In how many seconds a node is to be empty.
+async fn deadline(bed: &Bed, node: &str) -> Result<Value> {
+    let node = leases::api(&bed.client, "MemoryNode", "memorynodes", None).get(node).await?;
+    Ok(node.data["spec"]["drainDeadlineSeconds"].clone())
+}
+
 #[tokio::test]
 #[ignore = "needs the test bed"]
 async fn it_tells_of_nodes_and_leases_from_anywhere() -> Result<()> {
@@ -128,8 +134,9 @@ async fn a_gpu_is_emptied_and_opened_again_and_a_lease_is_given_back() -> Result
         ensure!(several.code == 2 && several.err.contains("--on NAME"), "{several:?}");
 
         let outcome = async {
-            let drained = memboss(&["vram", "drain", &gpu.uuid, "--yes"])?;
+            let drained = memboss(&["vram", "drain", &gpu.uuid, "--deadline", "3s", "--yes"])?;
             ensure!(drained.code == 0, "{drained:?}");
+            ensure!(deadline(bed, &gpu.node).await? == 3, "the node has it in its spec");
             says(&drained.out, &["0 gone, 1 still there: ", &name, "empty: 1 gone"])?;
             on_it("later").create(client, ns).await?;
             leases::until_of(client, ns, "later", "waits", |lease| {
@@ -140,6 +147,7 @@ async fn a_gpu_is_emptied_and_opened_again_and_a_lease_is_given_back() -> Result
         .await;
         done(&["vram", "drain", &gpu.uuid, "--undo"])?;
         outcome?;
+        ensure!(deadline(bed, &gpu.node).await?.is_null(), "it goes with the wish");
         pods::running(client, ns, "later").await?;
 
         done(&["lease", "release", &format!("{ns}/later"), "--yes"])?;

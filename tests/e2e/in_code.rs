@@ -201,3 +201,59 @@ async fn what_a_pod_with_a_lease_leases_in_code_comes_out_of_it() -> Result<()> 
     })
     .await
 }
+
+#[tokio::test]
+#[ignore = "needs the test bed"]
+async fn memory_that_was_just_leased_in_code_is_not_given_to_a_pod_before_any_object_shows_it() -> Result<()> {
+    Bed::in_namespace("in-code-new", async |bed, ns| {
+        let client = &bed.client;
+        let gpu = card(bed).await?;
+        let options = ["--vram", "16Gi", "--gpu", &gpu.uuid];
+        let worker = pod("worker", "normal", &[run("main", &options, &[])]).annotate("agent", "gpus");
+        worker.create(client, ns).await?;
+        wait::until("it is granted", 60, || async {
+            let said = pods::text(client, ns, "worker", "main").await.unwrap_or_default();
+            Ok(said.contains(" has ").then_some(()))
+        })
+        .await?;
+        // Whether or not the object is there by now, the agent has the last word.
+        TestPod::leasing("late", "16Gi", "normal").annotate("gpu-uuid", &gpu.uuid).create(client, ns).await?;
+        let late = leases::until_of(client, ns, "late", "waits", |lease| lease.phase() == "Waiting").await?;
+        ensure!(leased(bed, &gpu.uuid).await? <= 16 << 10, "{late:?}");
+        leases::nothing_granted_twice(client).await?;
+        until_shown(bed, ns, "worker", "is Active", |lease| lease.phase() == "Active").await?;
+        wait::never("both have it", 5, || async {
+            let late = leases::of_pod(client, ns, "late").await?;
+            Ok(late.filter(|lease| lease.phase() == "Active").map(|lease| format!("{lease:?}")))
+        })
+        .await?;
+        pods::delete(client, ns, "worker").await?;
+        pods::running(client, ns, "late").await.map(drop)
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs the test bed"]
+async fn a_quota_closes_the_gpus_of_the_agent_to_a_namespace() -> Result<()> {
+    Bed::in_namespace("in-code-quota", async |bed, ns| {
+        let client = &bed.client;
+        bed.script(
+            "k.sh",
+            &["kubectl", "-n", ns, "create", "quota", "no-gpus", "--hard=requests.memboss.dev/agent-gpus=0"],
+        )?;
+        let worker = || pod("worker", "normal", &[run("main", &["--ram", "64Mi"], &[])]);
+        // The quota is enforced once it has been counted.
+        let said = wait::until("it is refused", 30, || async {
+            match worker().annotate("agent", "gpus").create(client, ns).await {
+                Err(said) => Ok(Some(format!("{said:?}"))),
+                Ok(_) => pods::delete(client, ns, "worker").await.map(|()| None),
+            }
+        })
+        .await?;
+        ensure!(said.contains("no-gpus") && said.contains("memboss.dev/agent-gpus"), "{said}");
+        worker().annotate("agent", "true").create(client, ns).await?;
+        pods::running(client, ns, "worker").await.map(drop)
+    })
+    .await
+}

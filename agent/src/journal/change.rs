@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use memboss_core::{LeaseId, LeaseRecord, Token};
 use serde::{Deserialize, Serialize};
 
-use crate::node::admin::Drained;
+use crate::node::admin::{Drained, Wished};
 use crate::node::clients::Client;
 use crate::order::Epoch;
 use crate::store::{Ended, Holder, KnownGpu, Ledger};
@@ -46,6 +46,9 @@ pub struct Head {
     pub gpus: Vec<KnownGpu>,
     /// What root has closed here.
     pub drained: Drained,
+    /// What the cluster has.
+    #[serde(default)]
+    pub wished: Wished,
 }
 
 impl Change {
@@ -89,8 +92,9 @@ impl Replay {
 
     pub(crate) fn apply(&mut self, change: Change) {
         self.ledger.token = change.token.unwrap_or(self.ledger.token);
-        if let Some(Head { floor, gpus, drained }) = change.head {
-            (self.ledger.floor, self.ledger.gpus, self.ledger.drained) = (floor, gpus, drained);
+        if let Some(Head { floor, gpus, drained, wished }) = change.head {
+            (self.ledger.floor, self.ledger.gpus) = (floor, gpus);
+            (self.ledger.drained, self.ledger.wished) = (drained, wished);
         }
         for (lease, record) in change.records {
             let before = self.records.remove(&lease);

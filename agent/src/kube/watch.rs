@@ -9,13 +9,14 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource, ResourceExt as _};
-use memboss_core::GpuUuid;
+use memboss_core::{GpuUuid, Span};
 use memboss_crds::{IN_CODE_LABEL, INCARNATION, LeaseKind, MemoryNode, VramLease};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use super::{Cluster, lease, pause};
 use crate::node::Input;
+use crate::node::admin::{Scope, Wish};
 
 /// Pause between two questions for the incarnation that were not answered as hoped.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
@@ -74,13 +75,14 @@ pub(super) async fn wishes(cluster: Cluster) -> anyhow::Result<()> {
     follow(&cluster, "memory node", events, |event| match event {
         Event::InitApply(node) | Event::Apply(node) => {
             // Its status is ours and changes all the time.
-            let wish = (node.spec.drain, node.spec.drain_gpus);
+            let gpus = node.spec.drain_gpus.into_iter().filter_map(|uuid| GpuUuid::new(uuid).ok()).collect();
+            let within = node.spec.drain_deadline_seconds.map(|seconds| Span::from_secs(seconds.into()));
+            let wish = Wish { scope: Scope { node: node.spec.drain, gpus }, within };
             if last.as_ref() == Some(&wish) {
                 return None;
             }
             last = Some(wish.clone());
-            let gpus = wish.1.into_iter().filter_map(|uuid| GpuUuid::new(uuid).ok()).collect();
-            Some(Input::Drain { node: wish.0, gpus })
+            Some(Input::Drain(wish))
         }
         _ => None,
     })

@@ -80,7 +80,7 @@ pub struct Freed {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deadline(pub Option<Moment>);
 
-/// What root has closed.
+/// What is closed, and until when those who are there have time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drained {
     /// All of it.
@@ -89,30 +89,72 @@ pub struct Drained {
     pub gpus: BTreeMap<GpuUuid, Deadline>,
 }
 
+/// What the cluster wants closed: the whole of it, each time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Where.
+    pub scope: Scope,
+    /// Whoever is still there so long after it was read is ended.
+    pub within: Option<Span>,
+}
+
+/// What the cluster has closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wished {
+    /// It.
+    pub drained: Drained,
+    /// The time that its deadlines came from.
+    pub within: Option<Span>,
+}
+
 /// What is closed: by the cluster, and by root here.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Drains {
-    pub(crate) cluster: Scope,
+    pub(crate) cluster: Wished,
     pub(crate) here: Drained,
+}
+
+impl Drained {
+    /// The wish of that moment takes the place of this one. What was closed before keeps its deadline, unless another time is wished for.
+    fn wished(&self, wish: &Wish, same_time: bool, now: Moment) -> Self {
+        let end = Deadline(wish.within.map(|span| now.after(span)));
+        let kept = |before: Option<&Deadline>| before.filter(|_| same_time).copied().unwrap_or(end);
+        Self {
+            node: wish.scope.node.then(|| kept(self.node.as_ref())),
+            gpus: wish.scope.gpus.iter().map(|uuid| (uuid.clone(), kept(self.gpus.get(uuid)))).collect(),
+        }
+    }
+
+    fn deadlines(&self) -> impl Iterator<Item = Moment> {
+        self.node.iter().chain(self.gpus.values()).filter_map(|deadline| deadline.0)
+    }
+
+    /// Where a deadline is over. It is no more then: everything stays closed, and nobody new can come.
+    fn take_due(&mut self, now: Moment) -> Scope {
+        let mut is_due = |deadline: &mut Deadline| deadline.0.take_if(|at| now >= *at).is_some();
+        let node = self.node.as_mut().is_some_and(&mut is_due);
+        let gpus = self.gpus.iter_mut().filter_map(|(uuid, deadline)| is_due(deadline).then(|| uuid.clone()));
+        Scope { node, gpus: gpus.collect() }
+    }
 }
 
 impl Drains {
     pub(crate) fn is_node_closed(&self) -> bool {
-        self.cluster.node || self.here.node.is_some()
+        self.cluster.drained.node.is_some() || self.here.node.is_some()
     }
 
     pub(crate) fn is_gpu_closed(&self, uuid: &GpuUuid) -> bool {
-        self.cluster.gpus.contains(uuid) || self.here.gpus.contains_key(uuid)
+        self.cluster.drained.gpus.contains_key(uuid) || self.here.gpus.contains_key(uuid)
     }
 
     fn closed(&self) -> Scope {
-        let gpus = self.cluster.gpus.iter().chain(self.here.gpus.keys());
+        let gpus = self.cluster.drained.gpus.keys().chain(self.here.gpus.keys());
         Scope { node: self.is_node_closed(), gpus: gpus.cloned().collect() }
     }
 
     /// When the next deadline is.
     pub(crate) fn next_end(&self) -> Option<Moment> {
-        self.here.node.iter().chain(self.here.gpus.values()).filter_map(|deadline| deadline.0).min()
+        self.cluster.drained.deadlines().chain(self.here.deadlines()).min()
     }
 }
 
@@ -139,9 +181,11 @@ impl Node {
     }
 
     /// The whole of what the cluster wants closed.
-    pub(super) fn drain_as_the_cluster_wishes(&mut self, node: bool, gpus: BTreeSet<GpuUuid>, now: Moment) {
+    pub(super) fn drain_as_the_cluster_wishes(&mut self, wish: &Wish, now: Moment) {
         let before = self.drains.closed();
-        self.drains.cluster = Scope { node, gpus };
+        let Wished { drained, within } = &self.drains.cluster;
+        let drained = drained.wished(wish, *within == wish.within, now);
+        self.drains.cluster = Wished { drained, within: wish.within };
         self.close_what_is_new(&before, now);
     }
 
@@ -193,9 +237,8 @@ impl Node {
         }
         self.drains.here.gpus.retain(|uuid, _| !scope.gpus.contains(uuid));
         self.tell_facts();
-        if (scope.node && self.drains.cluster.node)
-            || scope.gpus.iter().any(|uuid| self.drains.cluster.gpus.contains(uuid))
-        {
+        let wished = &self.drains.cluster.drained;
+        if (scope.node && wished.node.is_some()) || scope.gpus.iter().any(|uuid| wished.gpus.contains_key(uuid)) {
             let node = &self.settings.name;
             return Err(Denied::NotNow(format!(
                 "opened here, but MemoryNode {node} still asks for the drain: change its spec.drain or spec.drainGpus"
@@ -231,32 +274,16 @@ impl Node {
 
     /// Ends whoever is still there at a drain's deadline.
     pub(super) fn end_drains(&mut self, now: Moment) {
-        let is_due = |deadline: &Deadline| deadline.0.is_some_and(|at| now >= at);
-        let due = Scope {
-            node: self.drains.here.node.as_ref().is_some_and(is_due),
-            gpus: self
-                .drains
-                .here
-                .gpus
-                .iter()
-                .filter(|(_, deadline)| is_due(deadline))
-                .map(|(uuid, _)| uuid.clone())
-                .collect(),
-        };
+        let mut due = self.drains.here.take_due(now);
+        let wished = self.drains.cluster.drained.take_due(now);
+        due.node |= wished.node;
+        due.gpus.extend(wished.gpus);
         if due == Scope::default() {
             return;
         }
         for lease in self.held_in(&due) {
             self.release(&lease, EndReason::Drained);
         }
-        // It stays closed, and nobody new can come.
-        let over = |deadline: &mut Deadline| {
-            if is_due(deadline) {
-                deadline.0 = None;
-            }
-        };
-        self.drains.here.node.iter_mut().for_each(over);
-        self.drains.here.gpus.values_mut().for_each(over);
     }
 
     fn preempt(&mut self, lease: &str, force: bool, dry_run: bool, now: Moment) -> Result<Freed, Denied> {

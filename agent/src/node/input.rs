@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use memboss_core::{Class, GpuUuid, LeaseId, Mib, Moment, Signals};
+use memboss_core::{Class, LeaseId, Mib, Moment, Signals};
 use memboss_crds::LeaseKind;
 use tokio::sync::oneshot;
 
-use super::admin::AdminInput;
+use super::admin::{AdminInput, Wish};
 use super::clients::ClientInput;
 use super::holders::Ask;
 use super::relief;
@@ -120,12 +120,7 @@ pub enum Input {
     /// What the API server says that the installation is.
     Incarnation(String),
     /// The administrator's wish.
-    Drain {
-        /// The whole node.
-        node: bool,
-        /// These GPUs.
-        gpus: BTreeSet<GpuUuid>,
-    },
+    Drain(Wish),
     /// A device plugin came or went.
     Plugin(Presence),
     /// Somebody on the node asks.

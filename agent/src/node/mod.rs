@@ -32,7 +32,7 @@ use crate::health::Recovery;
 use crate::noted::Noted;
 use crate::order::{Answered, Epoch, Order};
 use crate::probes::meminfo::Ram;
-use crate::probes::processes::{PodUid, Process};
+use crate::probes::processes::PodUid;
 use crate::store::{Ended, Holder};
 
 pub use facts::GpuState;
@@ -185,7 +185,7 @@ pub struct Node {
     pub(crate) gives: Vec<holders::Give>,
     pub(crate) clients: clients::Clients,
     pub(crate) parts: clients::Parts,
-    pub(crate) pushes: Vec<(Process, clients::Push)>,
+    pub(crate) pushes: Vec<clients::Pushed>,
     pub(crate) drains: admin::Drains,
     /// The name of each lease's phase, and since when it is in it.
     pub(crate) phases: BTreeMap<LeaseId, (&'static str, Moment)>,
@@ -221,7 +221,7 @@ impl Node {
             Input::Pods(pods) => self.take_pods(pods),
             Input::Pod(pod) => self.take_pod(pod),
             Input::Incarnation(incarnation) => self.learn_incarnation(&incarnation),
-            Input::Drain { node, gpus } => self.drain_as_the_cluster_wishes(node, gpus, now),
+            Input::Drain(wish) => self.drain_as_the_cluster_wishes(&wish, now),
             Input::Plugin(presence) => self.plugins = Some(presence.counted(self.plugins.unwrap_or(0))),
             Input::Ask(ask) => self.ask(ask, now),
             Input::Client(input) => self.client(input, now),

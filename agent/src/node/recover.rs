@@ -119,7 +119,7 @@ impl Node {
             clients,
             parts: BTreeMap::new(),
             pushes: Vec::new(),
-            drains: Drains { here: ledger.drained, ..Drains::default() },
+            drains: Drains { here: ledger.drained, cluster: ledger.wished },
             phases: BTreeMap::new(),
             plugins: None,
             wants_incarnation: false,
@@ -159,7 +159,11 @@ impl Node {
         self.tell_facts();
     }
 
-    fn adopt_records(&mut self, records: Vec<LeaseRecord>) {
+    fn adopt_records(&mut self, mut records: Vec<LeaseRecord>) {
+        // The ledger is of this machine, whatever it was called then.
+        for placement in records.iter_mut().filter_map(|record| record.placement.as_mut()) {
+            placement.node = self.settings.name.clone();
+        }
         let part = |record: &LeaseRecord| self.clients.known.get(&record.request.id).is_some_and(Client::is_part);
         let (of_parts, records): (Vec<_>, Vec<_>) = records.into_iter().partition(part);
         for record in records {

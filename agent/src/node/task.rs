@@ -349,8 +349,8 @@ impl Task {
         for answer in self.node.take_answers() {
             answer();
         }
-        for (process, push) in self.node.take_pushes() {
-            pidfd::push(self.eyes.processes.root(), process, push);
+        for pushed in self.node.take_pushes() {
+            pidfd::push(self.eyes.processes.root(), &pushed);
         }
         for news in self.node.take_news() {
             // Without Kubernetes nobody listens; the log has it.

@@ -23,7 +23,7 @@ impl Node {
     /// All that must outlive the process.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
-        let Head { floor, gpus, drained } = self.head();
+        let Head { floor, gpus, drained, wished } = self.head();
         Ledger {
             boot_id: self.settings.boot_id.clone(),
             agent_epoch: self.agent_epoch,
@@ -35,6 +35,7 @@ impl Node {
             ended: (*self.ended).clone(),
             clients: (*self.clients.known).clone(),
             drained,
+            wished,
         }
     }
 
@@ -70,6 +71,7 @@ impl Node {
             floor: self.floor.clone(),
             gpus: self.gpus.iter().map(known).collect(),
             drained: self.drains.here.clone(),
+            wished: self.drains.cluster.clone(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The boot-time clock and the boot id. Durations come from here alone; no wall clock decides anything.
+//! The monotonic clock and the boot id. Durations come from here alone; no wall clock decides anything.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{Unreadable, read};
 
-/// Now, on the clock that only a boot resets and that runs on while the machine sleeps.
+/// Now, on the clock that only a boot resets. It stands while the machine sleeps: holders sleep too, and have all of their notice after it.
 #[must_use]
 pub fn now() -> Moment {
-    let time = clock_gettime(ClockId::Boottime);
+    let time = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);
     Moment::from_millis(seconds.saturating_mul(1000).saturating_add(nanoseconds / 1_000_000))

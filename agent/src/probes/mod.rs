@@ -2,6 +2,7 @@
 //! the next reading cheaper.
 
 pub mod clock;
+mod family;
 pub mod meminfo;
 pub mod nvml;
 pub mod pidfd;

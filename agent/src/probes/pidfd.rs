@@ -1,7 +1,7 @@
 //! Notices the end of processes, at once and without looking for it, and ends those whose time is up. A process is held by a pidfd, so that another one that
 //! gets its pid is never taken for it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +12,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::processes::{Process, lives};
+use super::family;
+use super::processes::{Process, lives, process};
 use crate::node::Input;
-use crate::node::clients::{ClientInput, Push};
+use crate::node::clients::{ClientInput, Push, Pushed};
 
 /// Time between two attempts to watch a process.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -96,23 +97,52 @@ fn find(proc_root: &Path, watched: Process) -> Found {
     }
 }
 
-/// Asks a process to end, or ends it.
-pub fn push(proc_root: &Path, pushed: Process, push: Push) {
-    let signal = match push {
-        Push::Term => Signal::TERM,
-        Push::Kill => Signal::KILL,
-    };
-    let descriptor = match find(proc_root, pushed) {
-        Found::There(descriptor) => descriptor,
-        // It needs no push any more.
-        Found::Gone => return,
-        Found::Unknown(error) => {
-            tracing::warn!(%error, pid = pushed.pid, ?push, "a process whose time is up cannot be looked at");
-            return;
+/// Asks a process to end; or ends it and all that descend from it, but for the others, which lease for themselves, and theirs.
+pub fn push(proc_root: &Path, pushed: &Pushed) {
+    let (members, signal) = match pushed.push {
+        Push::Term => {
+            (held(proc_root, pushed.process).map(|held| (pushed.process, held)).into_iter().collect(), Signal::TERM)
         }
+        Push::Kill => (halted_family(proc_root, pushed.process, &pushed.others), Signal::KILL),
     };
-    if let Err(error) = pidfd_send_signal(descriptor, signal) {
-        tracing::warn!(%error, pid = pushed.pid, ?push, "a process whose time is up cannot be ended");
+    for (process, descriptor) in members {
+        send(&descriptor, process, signal);
+    }
+}
+
+/// A process and all that descend from it, standing still. Each is stopped before its children are listed: it begins no others then.
+fn halted_family(proc_root: &Path, first: Process, others: &BTreeSet<Process>) -> Vec<(Process, OwnedFd)> {
+    let (mut halted, mut next) = (Vec::new(), vec![first]);
+    while let Some(member) = next.pop().filter(|_| halted.len() < family::FAMILY) {
+        let Some(descriptor) = held(proc_root, member) else { continue };
+        send(&descriptor, member, Signal::STOP);
+        let children = family::children(proc_root, member.pid).into_iter();
+        next.extend(children.filter_map(|pid| process(proc_root, pid).ok()).filter(|child| !others.contains(child)));
+        halted.push((member, descriptor));
+    }
+    halted
+}
+
+/// That process, if it is there.
+fn held(proc_root: &Path, pushed: Process) -> Option<OwnedFd> {
+    match find(proc_root, pushed) {
+        Found::There(descriptor) => Some(descriptor),
+        // It needs no push any more.
+        Found::Gone => None,
+        Found::Unknown(error) => {
+            tracing::warn!(%error, pid = pushed.pid, "a process whose time is up cannot be looked at");
+            None
+        }
+    }
+}
+
+fn send(descriptor: &OwnedFd, pushed: Process, signal: Signal) {
+    match pidfd_send_signal(descriptor, signal) {
+        // It has ended meanwhile.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => {
+            tracing::warn!(%error, pid = pushed.pid, ?signal, "a process whose time is up cannot be ended");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use memboss_core::Mib;
 use rustix::io::Errno;
 
-use super::{Unreadable, kib, read};
+use super::{Unreadable, family, read};
 
 /// A pod's UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -41,6 +41,9 @@ pub struct Caller {
     pub groups: Vec<u32>,
     /// The pod that it belongs to, if it does.
     pub pod: Option<PodUid>,
+    /// It lives in a pid namespace of its own, as in a container: its root is not the machine's.
+    #[serde(default)]
+    pub contained: bool,
     /// What it runs, by the name that the kernel shows: for people, and proves nothing.
     #[serde(default)]
     pub command: String,
@@ -56,10 +59,17 @@ impl Caller {
         }
     }
 
-    /// Whether both act for the same owner: the same pod, or the same user outside all pods.
+    /// Whether both act for the same owner: the same pod, or the same user outside all pods. Root in a container is not root outside of it.
     #[must_use]
     pub fn is_of(&self, other: &Self) -> bool {
-        self.pod == other.pod && (self.pod.is_some() || self.user == other.user)
+        let same_user = self.user == other.user && (self.user != 0 || self.contained == other.contained);
+        self.pod == other.pod && (self.pod.is_some() || same_user)
+    }
+
+    /// Whether it acts for that user of the machine itself, and not of a container on it.
+    #[must_use]
+    pub const fn is_user(&self, user: u32) -> bool {
+        self.pod.is_none() && !self.contained && self.user == user
     }
 }
 
@@ -115,14 +125,14 @@ impl Processes {
     /// A process and those that it descends from, the nearest first.
     #[must_use]
     pub fn lineage(&self, pid: u32) -> Vec<Process> {
-        lineage(&self.proc_root, pid)
+        family::lineage(&self.proc_root, pid)
     }
 
     /// What that process and those that it began have of RAM that cannot be dropped, without those others and what they began; `None` once it is gone.
     #[must_use]
     pub fn ram(&self, of: Process, others: &BTreeSet<Process>) -> Option<Mib> {
         let without = others.iter().map(|process| process.pid).filter(|pid| *pid != of.pid).collect();
-        (self.start_time(of.pid).ok()? == of.started).then(|| ram_of_family(&self.proc_root, of.pid, without))
+        (self.start_time(of.pid).ok()? == of.started).then(|| family::ram(&self.proc_root, of.pid, without))
     }
 
     /// Forgets all but those processes.
@@ -172,14 +182,17 @@ pub fn process(proc_root: &Path, pid: u32) -> Result<Process, Unreadable> {
     Ok(Process { pid, started: start_time(proc_root, pid)? })
 }
 
-/// The groups that a process acts for: that one, and those beside it.
+/// The groups that a process acts for, that one and those beside it; and whether it lives in a pid namespace below that of `proc_root`.
 #[must_use]
-pub fn groups(proc_root: &Path, pid: u32, first: u32) -> Vec<u32> {
+pub fn standing(proc_root: &Path, pid: u32, first: u32) -> (Vec<u32>, bool) {
     let status = read(&proc_root.join(pid.to_string()).join("status")).unwrap_or_default();
-    let beside = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    let mut groups: Vec<u32> = beside.split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect();
+    let words = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    let mut groups: Vec<u32> =
+        words("Groups:").split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect();
     groups.push(first);
-    groups
+    // Its pid in each namespace that it is seen in, the outermost first.
+    let contained = words("NSpid:").split_ascii_whitespace().count() > 1;
+    (groups, contained)
 }
 
 /// The name of what a process runs, without what a terminal would obey; empty if it cannot be read.
@@ -187,58 +200,6 @@ pub fn groups(proc_root: &Path, pid: u32, first: u32) -> Vec<u32> {
 pub fn command(proc_root: &Path, pid: u32) -> String {
     let name = read(&proc_root.join(pid.to_string()).join("comm")).unwrap_or_default();
     name.trim_end().chars().filter(|c| !c.is_control()).collect()
-}
-
-/// More generations than that nobody has.
-const GENERATIONS: usize = 32;
-/// Of more processes than that of one family nobody's RAM is summed up.
-const FAMILY: usize = 4096;
-/// What a process has to have of RAM to matter.
-const LARGE: Mib = Mib::from_mib(64);
-
-/// A process and those that it descends from, the nearest first.
-#[must_use]
-pub fn lineage(proc_root: &Path, pid: u32) -> Vec<Process> {
-    let mut line = Vec::new();
-    let mut next = Some(pid);
-    while let Some(pid) = next.filter(|pid| *pid > 1 && line.len() < GENERATIONS) {
-        let Ok(process) = process(proc_root, pid) else { break };
-        line.push(process);
-        next = stat_field(proc_root, pid, 1).ok().and_then(|parent| u32::try_from(parent).ok());
-    }
-    line
-}
-
-/// Own pages and shared memory of a process and of all that descend from it. One that ends meanwhile has none. What several of them share is counted once:
-/// where more than one is large, each counts with its exact share, and not at all where that may not be read, so that too little is found rather than too
-/// much.
-fn ram_of_family(proc_root: &Path, first: u32, without: BTreeSet<u32>) -> Mib {
-    let (mut members, mut next, mut seen) = (Vec::new(), vec![first], without);
-    while let Some(pid) = next.pop().filter(|_| members.len() < FAMILY) {
-        if !seen.insert(pid) {
-            continue;
-        }
-        let process = proc_root.join(pid.to_string());
-        let kib = figures(&process.join("status"), &["RssAnon:", "RssShmem:"]).unwrap_or_default();
-        members.push((pid, kib));
-        for task in std::fs::read_dir(process.join("task")).into_iter().flatten().flatten() {
-            let children = read(&task.path().join("children")).unwrap_or_default();
-            next.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-        }
-    }
-    let large = members.iter().filter(|(_, kib)| *kib > LARGE.bytes() / 1024).count();
-    let share = |(pid, kib): &(u32, u64)| {
-        let rollup = proc_root.join(pid.to_string()).join("smaps_rollup");
-        if large <= 1 { *kib } else { figures(&rollup, &["Pss_Anon:", "Pss_Shmem:"]).unwrap_or_default() }
-    };
-    let sum = members.iter().map(share).fold(0_u64, u64::saturating_add);
-    Mib::from_bytes_ceil(sum.saturating_mul(1024))
-}
-
-/// The sum of those lines of a file of the kernel, in KiB.
-fn figures(path: &Path, names: &[&str]) -> Option<u64> {
-    let text = read(path).ok()?;
-    Some(names.iter().filter_map(|name| kib(&text, name)).fold(0, u64::saturating_add))
 }
 
 fn owner_of(proc_root: &Path, pid: u32) -> Result<Owner, Unreadable> {
@@ -250,7 +211,7 @@ fn start_time(proc_root: &Path, pid: u32) -> Result<u64, Unreadable> {
     stat_field(proc_root, pid, 19)
 }
 
-fn stat_field(proc_root: &Path, pid: u32, field: usize) -> Result<u64, Unreadable> {
+pub(super) fn stat_field(proc_root: &Path, pid: u32, field: usize) -> Result<u64, Unreadable> {
     let path = proc_root.join(pid.to_string()).join("stat");
     let stat = read(&path)?;
     // The name stands in parentheses and may hold anything, also parentheses and spaces; the fields follow the last one.

@@ -18,7 +18,7 @@ use tonic::transport::server::Connected;
 use tonic::{Extensions, Status};
 
 use super::gate::{Gate, Place};
-use crate::probes::processes::{Caller, Owner, PodUid, command, groups, identify, process};
+use crate::probes::processes::{Caller, Owner, PodUid, command, identify, process, standing};
 
 /// After a connection could not be taken in, for want of descriptors most likely, others have so long to end.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -72,10 +72,12 @@ fn who(stream: &UnixStream, proc_root: &Path) -> Result<Caller, String> {
         .ok_or("the kernel does not tell which process connected: the agent must share the host's pid namespace")?;
     let held = descriptor(stream, pid).ok_or_else(|| format!("process {pid} has ended"))?;
     let unknown = |error| format!("process {pid} cannot be identified: {error}");
+    let (groups, contained) = standing(proc_root, pid, credentials.gid());
     let caller = Caller {
         process: process(proc_root, pid).map_err(unknown)?,
         user: credentials.uid(),
-        groups: groups(proc_root, pid, credentials.gid()),
+        groups,
+        contained,
         pod: match identify(proc_root, pid).map_err(unknown)? {
             Owner::Pod(pod) => Some(pod),
             Owner::Other => None,

@@ -1,10 +1,13 @@
 //! Leases and real processes: their end, the wrong one under a pid, those that do not go or stand still.
 
+use std::process::Stdio;
+
 use memboss_agent::node::Input;
-use memboss_agent::node::clients::ClientInput;
-use memboss_agent::probes::pidfd::Sentinels;
-use memboss_agent::probes::processes::process;
+use memboss_agent::node::clients::{ClientInput, Push, Pushed};
+use memboss_agent::probes::pidfd::{Sentinels, push};
+use memboss_agent::probes::processes::{Process, lives, process};
 use memboss_agent_api::v1::{AcquireRequest, Phase};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::mpsc;
 
 use crate::bed::{Bed, acquire, lease, until_phase, vram};
@@ -27,6 +30,32 @@ async fn the_end_of_a_process_is_noticed_at_once_and_another_with_its_pid_is_not
     mine.started += 1;
     sentinels.watch(mine);
     assert_eq!(gone(heard.recv().await), mine, "that one has ended already");
+}
+
+#[tokio::test]
+async fn who_is_ended_takes_along_all_that_it_began_but_for_those_that_lease_for_themselves() {
+    let script = "setsid sleep 1000 & echo its $!; sh -c 'sleep 1000 & echo other $$ $!; wait' & wait";
+    let mut command = tokio::process::Command::new("sh");
+    let mut first = command.args(["-c", script]).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let there = |pid: &str| process("/proc".as_ref(), pid.parse().unwrap()).unwrap();
+    let mut lines = BufReader::new(first.stdout.take().unwrap()).lines();
+    // Whichever speaks first.
+    let mut said = [lines.next_line().await.unwrap().unwrap(), lines.next_line().await.unwrap().unwrap()];
+    said.sort();
+    let [its, other] = said.each_ref().map(|line| line.split(' ').skip(1).map(there).collect::<Vec<_>>());
+    let (ended, holder, left_alone) = (its[0], other[0], other[1]);
+
+    let (inputs, mut heard) = mpsc::channel(8);
+    Sentinels::new("/proc".into(), inputs).watch(ended);
+    let kill = |process, others: &[Process]| {
+        let pushed = Pushed { process, push: Push::Kill, others: others.iter().copied().collect() };
+        push("/proc".as_ref(), &pushed);
+    };
+    kill(there(&first.id().unwrap().to_string()), &[holder]);
+    assert!(!first.wait().await.unwrap().success());
+    assert!(matches!(heard.recv().await, Some(Input::Client(ClientInput::Gone(gone))) if gone == ended));
+    assert!(lives("/proc".as_ref(), holder).unwrap() && lives("/proc".as_ref(), left_alone).unwrap());
+    kill(holder, &[]);
 }
 
 #[tokio::test]

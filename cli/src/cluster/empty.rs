@@ -60,9 +60,10 @@ impl Places {
 }
 
 impl Server {
-    /// Wishes those places empty.
-    pub(crate) async fn close(&self, places: &Places) -> Result<(), Failure> {
+    /// Wishes those places empty, in so many seconds if that is said. A node has one such time for all that is to be empty there: what is said last.
+    pub(crate) async fn close(&self, places: &Places, within: Option<u32>) -> Result<(), Failure> {
         self.wish(places, |spec, gpus| {
+            spec.drain_deadline_seconds = within;
             spec.drain |= gpus.is_empty();
             let new = gpus.iter().filter(|uuid| !spec.drain_gpus.contains(uuid)).cloned().collect::<Vec<_>>();
             spec.drain_gpus.extend(new);
@@ -75,6 +76,9 @@ impl Server {
         self.wish(places, |spec, gpus| {
             spec.drain &= !gpus.is_empty();
             spec.drain_gpus.retain(|uuid| !gpus.contains(uuid));
+            if !spec.drain && spec.drain_gpus.is_empty() {
+                spec.drain_deadline_seconds = None;
+            }
         })
         .await
     }
@@ -114,7 +118,10 @@ impl Server {
             if spec == there.spec {
                 return Ok(());
             }
-            let patch = json!({ "metadata": { "resourceVersion": there.metadata.resource_version }, "spec": spec });
+            let mut wanted = json!(spec);
+            // A patch takes away only what it names.
+            wanted["drainDeadlineSeconds"] = json!(spec.drain_deadline_seconds);
+            let patch = json!({ "metadata": { "resourceVersion": there.metadata.resource_version }, "spec": wanted });
             match api.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await {
                 Err(kube::Error::Api(answer)) if answer.code == 409 => {}
                 other => return other.map(drop).map_err(|error| refused(&error)),

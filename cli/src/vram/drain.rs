@@ -17,6 +17,9 @@ use crate::output::{Output, aside};
 use crate::way::{Server, Way};
 use crate::{gpus, plain, show};
 
+/// A week, in seconds: no `MemoryNode` has a later deadline.
+const LONGEST: u32 = 604_800;
+
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).multiple(false).args(["gpus", "node"])))]
 pub(crate) struct Drain {
@@ -26,7 +29,7 @@ pub(crate) struct Drain {
     /// All GPUs, and the host's RAM; which node's, --on says.
     #[arg(long)]
     node: bool,
-    /// Whoever is still there after so long is ended (2m, 90s); by the socket alone. Without: each notice runs its time.
+    /// Whoever is still there after so long is ended (2m, 90s). Without: each notice runs its time.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     deadline: Option<Duration>,
     /// Only tells whom it would concern.
@@ -57,10 +60,7 @@ pub(crate) async fn run(asked: Drain, way: &Way, output: Output) -> Result<()> {
 
 /// By the wish of the nodes' `MemoryNode`s, which the operator heeds too.
 async fn there(asked: Drain, server: &Server, output: Output) -> Result<()> {
-    if asked.deadline.is_some() {
-        let said = "--deadline goes by the agent's socket alone; by the API server each notice runs its time, and who must go sooner is ended by its pod's end";
-        return Err(Failure::Usage(said.to_owned()).into());
-    }
+    let within = asked.deadline.map(within).transpose()?;
     let server = server.of_all();
     let places = match asked.node {
         true => Places::node(server.one_node().await?),
@@ -77,7 +77,7 @@ async fn there(asked: Drain, server: &Server, output: Output) -> Result<()> {
         return would(&first, output);
     }
     asked.consent.to(&intended(&first, output))?;
-    server.close(&places).await?;
+    server.close(&places, within).await?;
     let mut steps = server.emptying(places, before);
     loop {
         let step = tokio::select! {
@@ -93,6 +93,13 @@ async fn there(asked: Drain, server: &Server, output: Output) -> Result<()> {
             return Ok(());
         }
     }
+}
+
+/// A deadline as a `MemoryNode` has it.
+fn within(deadline: Duration) -> Result<u32, Failure> {
+    let seconds = deadline.as_millis().div_ceil(1000);
+    let fits = u32::try_from(seconds).ok().filter(|seconds| (1..=LONGEST).contains(seconds));
+    fits.ok_or_else(|| Failure::Usage("--deadline is between a second and a week by the API server".to_owned()))
 }
 
 fn would(first: &DrainProgress, output: Output) -> Result<()> {

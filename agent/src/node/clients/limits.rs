@@ -41,7 +41,7 @@ impl Limits {
     /// Whether that caller may change leases that are not its own.
     #[must_use]
     pub fn steers_all(&self, caller: &Caller) -> bool {
-        caller.pod.is_none() && (caller.user == 0 || caller.user == self.agent_user)
+        caller.is_user(0) || caller.is_user(self.agent_user)
     }
 }
 
@@ -75,7 +75,7 @@ impl Ceilings {
         if let Some(class) = self.users.get(&caller.user) {
             return *class;
         }
-        if caller.user == 0 {
+        if caller.is_user(0) {
             return self.root;
         }
         let by_group = caller.groups.iter().filter_map(|group| self.groups.get(group)).max();
@@ -95,6 +95,7 @@ mod tests {
             user,
             groups: groups.to_vec(),
             pod: None,
+            contained: false,
             command: String::new(),
         };
         let ceilings = Ceilings {
@@ -114,5 +115,24 @@ mod tests {
         }
         let in_pod = Caller { pod: Some(PodUid("p".into())), ..caller(0, &[]) };
         assert_eq!(ceilings.of(&in_pod), Class::Normal);
+    }
+
+    #[test]
+    fn root_in_a_container_is_not_the_machines_root() {
+        let root = Caller {
+            process: Process { pid: 1, started: 1 },
+            user: 0,
+            groups: Vec::new(),
+            pod: None,
+            contained: false,
+            command: String::new(),
+        };
+        let inside = Caller { contained: true, ..root.clone() };
+        let limits = Limits::default();
+        assert!(limits.steers_all(&root) && !limits.steers_all(&inside));
+        assert_eq!((limits.ceilings.of(&root), limits.ceilings.of(&inside)), (Class::Urgent, Class::High));
+        assert!(!inside.is_of(&root) && !root.is_of(&inside) && inside.is_of(&inside));
+        let user = |contained| Caller { user: 1000, contained, ..root.clone() };
+        assert!(user(true).is_of(&user(false)), "one user's containers are that user's");
     }
 }

@@ -26,7 +26,7 @@ use crate::probes::processes::{Caller, Process};
 
 pub use limits::{Ceilings, Limits};
 pub(crate) use parts::{Part, Parts};
-pub use push::Push;
+pub use push::{Push, Pushed};
 
 /// A lease in code, as the ledger remembers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -309,7 +309,8 @@ impl Node {
     /// The lease of that name, if the caller may change it: its own, or anybody's for root and for the user that the agent runs as.
     fn own(&self, caller: &Caller, lease: &str) -> Result<LeaseId, Denied> {
         let unknown = || Denied::NotFound(format!("no lease {lease} is known here"));
-        let (lease, client) = self.clients.known.get_key_value(lease).ok_or_else(unknown)?;
+        let in_code = self.clients.known.get_key_value(lease);
+        let (lease, client) = in_code.ok_or_else(|| self.pods_own(caller, lease).unwrap_or_else(unknown))?;
         if client.caller.is_of(caller) || self.settings.clients.steers_all(caller) {
             return Ok(lease.clone());
         }
@@ -318,6 +319,15 @@ impl Node {
             return Err(unknown());
         }
         Err(Denied::NotYours(format!("lease {lease} is another's: its owner or root may change it")))
+    }
+
+    /// Why a pod's own lease cannot be changed so, for whoever may know of it.
+    fn pods_own(&self, caller: &Caller, lease: &str) -> Option<Denied> {
+        let holder = self.holders.get(lease).filter(|_| caller.pod.is_none())?;
+        let (namespace, pod) = (&holder.subject.namespace, &holder.subject.name);
+        Some(Denied::NotNow(format!(
+            "lease {lease} is that of pod {namespace}/{pod} and ends with it: delete the pod, or ask it to go (memboss lease preempt)"
+        )))
     }
 
     /// Whether any process leases in code: only then is it worth knowing from whom others descend.

@@ -1,5 +1,7 @@
 //! Ends processes whose leases are stopping: first they are asked, and after a while ended. It only says whom; `probes/pidfd.rs` does it.
 
+use std::collections::BTreeSet;
+
 use memboss_core::{EndReason, Moment, Phase};
 
 use crate::node::Node;
@@ -10,8 +12,19 @@ use crate::probes::processes::Process;
 pub enum Push {
     /// It is asked to end (SIGTERM).
     Term,
-    /// It is ended (SIGKILL).
+    /// It is ended, and all that it began (SIGKILL).
     Kill,
+}
+
+/// A process that is to be pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Which.
+    pub process: Process,
+    /// How.
+    pub push: Push,
+    /// Processes that lease for themselves: they stay, whoever began them.
+    pub others: BTreeSet<Process>,
 }
 
 impl Node {
@@ -37,13 +50,20 @@ impl Node {
         for (lease, process, push) in pushes {
             tracing::info!(%lease, pid = process.pid, ?push, "its time is up");
             self.clients.pushed.insert(lease, push);
-            self.pushes.push((process, push));
+            let others = if push == Push::Kill { self.holding_besides(process) } else { BTreeSet::new() };
+            self.pushes.push(Pushed { process, push, others });
         }
+    }
+
+    /// The other processes that lease in code.
+    fn holding_besides(&self, process: Process) -> BTreeSet<Process> {
+        let holding = self.clients.known.values().filter(|client| !client.given_back);
+        holding.map(|client| client.caller.process).filter(|other| *other != process).collect()
     }
 
     /// Processes to be pushed once the ledger is written.
     #[must_use]
-    pub fn take_pushes(&mut self) -> Vec<(Process, Push)> {
+    pub fn take_pushes(&mut self) -> Vec<Pushed> {
         std::mem::take(&mut self.pushes)
     }
 

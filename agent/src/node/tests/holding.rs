@@ -1,5 +1,6 @@
 //! What holders use, give back and are told; whose placements are heard.
 
+use super::admin::{Scope, Wish};
 use super::*;
 
 #[test]
@@ -154,11 +155,47 @@ fn a_drained_node_tells_its_holders_and_takes_nothing() {
     let mut play = Play::ready();
     play.order(order("a", Class::Normal, 4));
     play.start("a", 7, 3);
-    play.step(Input::Drain { node: true, gpus: BTreeSet::new() });
+    play.step(Input::Drain(wish(true, None)));
     assert_eq!((play.state("a"), play.reason("a")), (Some(State::Revoking), Some("Drained".into())));
     play.order(order("b", Class::Normal, 4));
     assert_eq!(play.reason("b"), Some("Closed".into()));
-    play.step(Input::Drain { node: false, gpus: BTreeSet::new() });
+    play.step(Input::Drain(wish(false, None)));
     play.order(Order { attempt: 2, ..order("b", Class::Normal, 4) });
     assert_eq!(play.state("b"), Some(State::Reserved));
+}
+
+fn wish(node: bool, seconds: Option<u64>) -> Wish {
+    Wish { scope: Scope { node, gpus: BTreeSet::new() }, within: seconds.map(Span::from_secs) }
+}
+
+#[test]
+fn who_is_still_there_at_the_deadline_of_a_wished_drain_is_ended_and_a_restart_does_not_put_it_off() {
+    let mut play = Play::ready();
+    play.order(order("a", Class::Normal, 4));
+    play.start("a", 7, 3);
+    play.step(Input::Drain(wish(true, Some(7))));
+    assert_eq!(play.state("a"), Some(State::Revoking));
+    play.later(4);
+    let mut play = play.restart();
+    assert_eq!(play.snapshot().hold.as_deref(), Some("draining"), "before the API server has said it again");
+    play.step(Input::Drain(wish(true, Some(7))));
+    play.later(2);
+    assert_eq!(play.state("a"), Some(State::Revoking));
+    play.later(2);
+    assert_eq!((play.state("a"), play.reason("a")), (Some(State::Stopping), Some("Drained".into())));
+}
+
+#[test]
+fn a_machine_that_was_renamed_has_its_leases_still() {
+    let mut play = Play::ready();
+    play.order(order("a", Class::Normal, 4));
+    play.start("a", 7, 3);
+    let mut ledger = play.node.ledger();
+    for placement in ledger.records.iter_mut().filter_map(|record| record.placement.as_mut()) {
+        placement.node = NodeName::new("as-it-was-called").unwrap();
+    }
+    let renamed =
+        Node::new(settings(Cluster::Kubernetes), Start::Continue(Box::new(ledger)), Moment::from_millis(2000));
+    let seen = renamed.engine.lease(&id("a")).unwrap();
+    assert!(matches!(seen.phase, Phase::Active { .. }), "{:?}", seen.phase);
 }

@@ -9,7 +9,7 @@ use crate::probes::processes::Caller;
 
 fn caller(pod: Option<&str>, pid: u32) -> Caller {
     let process = Process { pid, started: 1 };
-    Caller { process, user: 0, groups: vec![], pod: pod.map(uid), command: "worker".into() }
+    Caller { process, user: 0, groups: vec![], pod: pod.map(uid), contained: false, command: "worker".into() }
 }
 
 impl Play {

@@ -8,7 +8,7 @@ pub(super) use super::*;
 use crate::journal::Replay;
 use crate::order::{ContainerSlots, Recorded, State, Subject};
 use crate::probes::nvml::{GpuReading, NoNvml, Sample, Usage};
-use crate::probes::processes::Owner;
+use crate::probes::processes::{Owner, Process};
 use crate::store::{Marker, Start};
 
 const GPU: &str = "GPU-a";
