@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures memboss and prints the figures: the rules alone, leases in code on an agent alone, then a whole cluster on a test bed. It asserts nothing: a goal is printed beside its figure.
-#   tests/bench.sh [PART…]       PART: leases idle starts crowd admissions release (all of them without); leases alone needs no cluster
+#   tests/bench.sh [PART…]       PART: leases cleaning idle starts crowd admissions release (all of them without); leases and cleaning alone need no cluster
 # BED=name uses the bed of that name if it runs already, and leaves it running; otherwise a bed is started, and ended whatever came of it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -41,16 +41,29 @@ environment() {
   echo "$place/bin/python3"
 }
 
-if [ "$*" = leases ]; then
-  in_code
-  exit
-fi
+# cleaning: dropping page cache, on files of this disk.
+cleaning() {
+  echo "== cleaning of page cache"
+  local measure
+  measure=$(built --example cleaning)
+  "$measure" "$root/target"
+}
+
 parts=()
+alone=
 for part in "$@"; do
-  if [ "$part" = leases ]; then in_code; else parts+=("$part"); fi
+  case $part in
+    leases) in_code; alone=1 ;;
+    cleaning) cleaning; alone=1 ;;
+    *) parts+=("$part") ;;
+  esac
 done
+if [ ${#parts[@]} = 0 ]; then
+  [ -z "$alone" ] || exit 0
+  in_code
+  cleaning
+fi
 set -- "${parts[@]}"
-[ $# -gt 0 ] || in_code
 
 echo "== the rules alone"
 rules=$(built --example decisions)
