@@ -11,7 +11,7 @@
 //! - what may happen to a lease: `state.rs` (picture) and `life.rs` (steps); every refusal and reason to wait: `refuse.rs`, and which of them
 //!   holds: `waiting.rs`
 //! - the numbers: `policy.rs`
-//! - how hard pressed RAM is: `pressure.rs`; what is done about it: `relief.rs`
+//! - how hard pressed RAM is: `pressure.rs`; what is done about it: `relief.rs`, and how long that rests: `rests.rs`
 
 mod check;
 mod claims;
@@ -31,6 +31,7 @@ mod pressure;
 mod refuse;
 mod relief;
 mod request;
+mod rests;
 mod state;
 mod units;
 mod victims;
@@ -49,5 +50,6 @@ pub use pressure::{Cause, Gauge, Pressure, Sign, Signals, Threshold, Thresholds}
 pub use refuse::{Closed, Refused, Waiting};
 pub use relief::{Cleaning, LastCleaning, RamHolder, Situation, Stay, Step};
 pub use request::{Demand, Flexibility, GpuSelector, GpuShare, Layout, NodeSelector, Placement, Request, Slot};
+pub use rests::{LONGEST_REST, Rests, SHORTEST_REST};
 pub use state::{EndReason, Notice, Phase, Token};
 pub use units::{Mib, Moment, NotAShare, Percent, Span, UNIT};

@@ -24,7 +24,15 @@ pub enum Cleaning {
     Aggressive,
 }
 
-/// What came of cleaning.
+impl Cleaning {
+    /// How far it is worth going at that level.
+    #[must_use]
+    pub fn at(level: Pressure) -> Self {
+        if level >= Pressure::High { Self::Aggressive } else { Self::Balanced }
+    }
+}
+
+/// What came of cleaning as far as it would go now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastCleaning {
     /// It may touch nothing here.
@@ -33,7 +41,7 @@ pub enum LastCleaning {
     LongAgo,
     /// It runs, or nothing has been seen since it ended.
     Running,
-    /// It was done a short while ago, and this is how things stand after it.
+    /// It was done a while ago, is let alone for some time since, and this is how things stand after it.
     JustDone,
 }
 
@@ -105,16 +113,20 @@ impl Situation<'_> {
     /// What is to be done next.
     #[must_use]
     pub fn next(&self) -> Step {
-        let pressed = self.level.min(self.shown);
+        let pressed = self.pressed();
         let dropping_helps = self.cause == Cause::Cache;
         match (pressed, self.cleaning) {
             (Pressure::Low, _) => Step::Nothing,
-            (Pressure::Moderate, LastCleaning::LongAgo) if dropping_helps => Step::Clean(Cleaning::Balanced),
+            (Pressure::Moderate, LastCleaning::LongAgo) if dropping_helps => Step::Clean(Cleaning::at(pressed)),
             (Pressure::Moderate, _) => Step::Nothing,
-            (Pressure::High, LastCleaning::LongAgo) if dropping_helps => Step::Clean(Cleaning::Aggressive),
+            (Pressure::High, LastCleaning::LongAgo) if dropping_helps => Step::Clean(Cleaning::at(pressed)),
             (Pressure::High, LastCleaning::Running) if dropping_helps => Step::Nothing,
             (Pressure::High | Pressure::Critical, _) => self.preempt(pressed == Pressure::Critical),
         }
+    }
+
+    fn pressed(&self) -> Pressure {
+        self.level.min(self.shown)
     }
 
     fn preempt(&self, critical: bool) -> Step {

@@ -42,9 +42,18 @@ async fn ended_by_others(bed: &Bed, ns: &str) -> Result<Vec<String>> {
 #[tokio::test]
 #[ignore = "needs the test bed"]
 async fn a_pod_that_grows_is_preempted_by_class_before_the_kubelet_or_the_kernel_ends_anybody() -> Result<()> {
-    Bed::in_namespace("pressure", async |bed, ns| {
+    on_a_small_node("pressure", grows).await
+}
+
+/// Where pods may have little, and as it was before, with nobody pressed, afterwards.
+async fn on_a_small_node(prefix: &str, test: impl AsyncFnOnce(&Bed, &str) -> Result<()>) -> Result<()> {
+    Bed::in_namespace(prefix, async |bed, ns| {
         bed.script("reserve.sh", &[NODE, "all-but", PODS_HAVE])?;
-        let outcome = grows(bed, ns).await;
+        let outcome = async {
+            until("its kubelet says that pods may have less", 60, || async { is_small(bed).await }).await?;
+            test(bed, ns).await
+        }
+        .await;
         bed.script("reserve.sh", &[NODE, "1Gi"])?;
         outcome?;
         pods::delete_all(&bed.client, ns).await?;
@@ -56,15 +65,56 @@ async fn a_pod_that_grows_is_preempted_by_class_before_the_kubelet_or_the_kernel
     .await
 }
 
+async fn is_small(bed: &Bed) -> Result<Option<u64>> {
+    let node = Api::<Node>::all(bed.client.clone()).get(NODE).await?;
+    let allocatable = node.status.and_then(|status| status.allocatable?.get("memory").map(|amount| amount.0.clone()));
+    Ok(allocatable.and_then(|amount| amount.strip_suffix("Ki")?.parse::<u64>().ok()).filter(|kib| *kib < 4 << 20))
+}
+
+/// Where the agents may drop cache, if the chart was told so (agent.pressure.cleanIn).
+const MODELS: &str = "/var/lib/memboss/models";
+
+#[tokio::test]
+#[ignore = "needs the test bed, with agent.pressure.cleanIn"]
+async fn cache_that_nobody_needs_is_dropped_before_anybody_is_asked_to_go() -> Result<()> {
+    on_a_small_node("cache", async |bed, ns| {
+        let client = &bed.client;
+        let container = json!({
+            "name": "main", "image": pods::IMAGE, "imagePullPolicy": "Never", "command": ["memboss-workload"],
+            "args": ["--no-gpu", "--ram", "64Mi", "--file", format!("{MODELS}/file"), "--file-size", "2600Mi"],
+            "volumeMounts": [{ "name": "models", "mountPath": MODELS }],
+            "resources": { "requests": { "cpu": "1m", "memory": "8Mi" } },
+        });
+        let models = json!({ "name": "models", "hostPath": { "path": MODELS, "type": "DirectoryOrCreate" } });
+        let reader = leasing("reader", 512, "batch", &[]);
+        reader.spec(json!({ "containers": [container], "volumes": [models] })).create(client, ns).await?;
+        pods::running(client, ns, "reader").await?;
+        let cleaning = async || Ok::<_, anyhow::Error>(memory_node(bed).await?["lastCleaning"].clone());
+        let dropped = until("cache is dropped", 120, || async {
+            let last = cleaning().await?;
+            let mib = leases::mib(last["dropped"].as_str().unwrap_or_default()).unwrap_or_default();
+            Ok((last["mode"] == "aggressive" && mib > 0).then_some(mib))
+        })
+        .await?;
+        ensure!(dropped >= 512, "{dropped} MiB: {}", cleaning().await?);
+        let last = until("it is told what came back", 120, || async {
+            Ok(Some(cleaning().await?).filter(|last| !last["cameBack"].is_null()))
+        })
+        .await?;
+        ensure!(last["cameBack"] == "0Mi", "nobody reads it again: {last}");
+        leases::until_of(client, ns, "reader", "is Active", |lease| lease.phase() == "Active").await?;
+        let others = ended_by_others(bed, ns).await?;
+        ensure!(others.is_empty(), "{others:?}");
+        let events = Api::<Event>::namespaced(client.clone(), ns).list(&ListParams::default()).await?;
+        let asked = events.items.iter().any(|event| event.reason.as_deref() == Some("NodePressure"));
+        ensure!(!asked, "nobody was asked to go: {:?}", events.items);
+        bed.on_node(NODE, &format!("rm -f {MODELS}/file")).map(drop)
+    })
+    .await
+}
+
 async fn grows(bed: &Bed, ns: &str) -> Result<()> {
     let client = &bed.client;
-    until("its kubelet says that pods may have less", 60, || async {
-        let node = Api::<Node>::all(client.clone()).get(NODE).await?;
-        let allocatable =
-            node.status.and_then(|status| status.allocatable?.get("memory").map(|amount| amount.0.clone()));
-        Ok(allocatable.and_then(|amount| amount.strip_suffix("Ki")?.parse::<u64>().ok()).filter(|kib| *kib < 4 << 20))
-    })
-    .await?;
     leasing("high", 512, "high", &["--ram", "256Mi"]).create(client, ns).await?;
     pods::running(client, ns, "high").await?;
     // Within its lease at first; then it takes 30 MiB more each second, up to more than is there.

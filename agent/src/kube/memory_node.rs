@@ -115,6 +115,7 @@ fn status(snapshot: &Arc<Snapshot>) -> MemoryNodeStatus {
                 at: cleaned.at.clone(),
                 mode: cleaned.how_name().to_owned(),
                 dropped: quantity(cleaned.dropped),
+                came_back: cleaned.came_back.map(quantity),
                 message: cleaned.to_string(),
             }),
         },

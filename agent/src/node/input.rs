@@ -131,6 +131,8 @@ pub enum Input {
     Admin(AdminInput),
     /// Cache was dropped.
     Cleaned(relief::Cleaned),
+    /// So much of what was dropped is in the cache again.
+    CameBack(Mib),
     /// Somebody wants to see the node as it is when all that came before this is done. The task answers.
     Show(oneshot::Sender<Arc<Snapshot>>),
 }

@@ -227,6 +227,7 @@ impl Node {
             Input::Client(input) => self.client(input, now),
             Input::Admin(input) => self.admin(input, now),
             Input::Cleaned(cleaned) => self.cleaned(cleaned, now),
+            Input::CameBack(back) => self.came_back(back),
         }
         self.end_drains(now);
         self.rebuild_if_due(now);

@@ -5,15 +5,13 @@ use std::fmt;
 
 use memboss_core::{
     Cause, Class, Cleaning, Closed, EndReason, Gauge, LastCleaning, LeaseId, LeaseView, Mib, Moment, Phase, Pressure,
-    RamHolder, Sign, Signals, Situation, Span, Stay, Step, Thresholds,
+    RamHolder, Rests, Sign, Signals, Situation, Span, Stay, Step, Thresholds,
 };
 
 use super::{Node, Severity};
 
 /// What is told of it is told under one name.
 pub const NODE_PRESSURE: &str = EndReason::NodePressure.name();
-/// So much later cleaning may help again.
-const CLEAN_AGAIN: Span = Span::from_secs(60);
 /// Dropping is bounded by its mode; looking for files is not: after so long nobody waits for it any more.
 const CLEAN_LIMIT: Span = Span::from_secs(30);
 /// A holder that is being ended for so long is waited for no more.
@@ -60,6 +58,8 @@ pub struct Cleaned {
     pub took: Span,
     /// Available memory before and after.
     pub available: (Mib, Mib),
+    /// What of it was in the cache again some time later, once that was looked at.
+    pub came_back: Option<Mib>,
     /// What went wrong, if something did.
     pub failed: Option<String>,
 }
@@ -75,7 +75,8 @@ impl fmt::Display for Cleaned {
             f,
             "dropped {} of {} file(s) from the cache ({how}) in {}; available {before} -> {after}",
             self.dropped, self.files, self.took
-        )
+        )?;
+        self.came_back.map_or(Ok(()), |back| write!(f, "; {back} came back later"))
     }
 }
 
@@ -105,6 +106,7 @@ pub(crate) struct Relief {
     gauge: Gauge,
     seen: Option<Signals>,
     run: Run,
+    rests: Rests,
     order: Option<CleanOrder>,
     pub(crate) last: Option<Cleaned>,
     /// How often cache was dropped, and how much in all.
@@ -122,7 +124,7 @@ impl Relief {
         (self.gauge.level(), self.gauge.sign())
     }
 
-    fn cleaning(&self, settings: &Settings, look_began: Moment, now: Moment) -> LastCleaning {
+    fn cleaning(&self, how: Cleaning, settings: &Settings, look_began: Moment, now: Moment) -> LastCleaning {
         match self.run {
             _ if !settings.may_clean => LastCleaning::Impossible,
             Run::Never => LastCleaning::LongAgo,
@@ -130,8 +132,8 @@ impl Relief {
             // Its thread is still there: another one would only stand beside it.
             Run::Since(_) => LastCleaning::JustDone,
             Run::Ended(at) if look_began <= at => LastCleaning::Running,
-            Run::Ended(at) if now.since(at) < CLEAN_AGAIN => LastCleaning::JustDone,
-            Run::Ended(_) => LastCleaning::LongAgo,
+            Run::Ended(_) if self.rests.are_over(how, now) => LastCleaning::LongAgo,
+            Run::Ended(_) => LastCleaning::JustDone,
         }
     }
 }
@@ -174,7 +176,7 @@ impl Node {
         let level = self.relief.gauge.level();
         let cause = signals.cause_by(&settings.thresholds, shown);
         let missing = signals.missing_by(&settings.thresholds, level.min(shown));
-        let cleaning = self.relief.cleaning(settings, self.look_began, now);
+        let cleaning = self.relief.cleaning(Cleaning::at(level.min(shown)), settings, self.look_began, now);
         let holders = self.ram_holders(now);
         match (Situation { level, shown, cause, missing, cleaning, holders: &holders }).next() {
             Step::Nothing => {}
@@ -246,10 +248,24 @@ impl Node {
     /// Cleaning has come to an end.
     pub(super) fn cleaned(&mut self, cleaned: Cleaned, now: Moment) {
         self.relief.run = Run::Ended(now);
+        self.relief.rests.ended(cleaned.how, cleaned.dropped, now);
         self.relief.cleanings += 1;
         self.relief.dropped = self.relief.dropped.plus(cleaned.dropped);
         let severity = if cleaned.failed.is_some() { Severity::Warning } else { Severity::Normal };
         self.tell(None, severity, NODE_PRESSURE, cleaned.to_string());
         self.relief.last = Some(cleaned);
+    }
+
+    /// So much of what was dropped last is in the cache again.
+    pub(super) fn came_back(&mut self, back: Mib) {
+        let Some(last) = &mut self.relief.last else { return };
+        last.came_back = Some(back);
+        let (how, dropped) = (last.how, last.dropped);
+        self.relief.rests.came_back(how, dropped, back);
+        if !back.is_zero() {
+            let message =
+                format!("{back} of {dropped} that were dropped from the cache came back: somebody needed them");
+            self.tell(None, Severity::Normal, NODE_PRESSURE, message);
+        }
     }
 }

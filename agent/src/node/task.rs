@@ -11,7 +11,6 @@ use memboss_platform::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::relief::Cleaned;
 use super::view::Snapshot;
 use super::{Input, News, Node, Observation, RamUser};
 use crate::cleaner::{self, Cleaner};
@@ -126,7 +125,7 @@ struct Task {
     files: Files,
     look: Option<Look>,
     /// What comes of cleaning that runs.
-    cleaning: Option<oneshot::Receiver<Cleaned>>,
+    cleaning: Option<cleaner::Running>,
     next_look: Instant,
     /// What has changed and could not be written yet.
     unwritten: Change,
@@ -177,10 +176,7 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
                 None => anyhow::bail!("the NVML thread has ended"),
             },
             Some(xid) = task.eyes.xids.recv() => Input::Xid(xid),
-            cleaned = outcome(&mut task.cleaning) => {
-                task.cleaning = None;
-                Input::Cleaned(cleaned)
-            }
+            heard = cleaner::next(&mut task.cleaning) => heard,
             () = tokio::time::sleep_until(wake) => task.on_time(),
         };
         task.step(input);
@@ -193,14 +189,6 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
         if task.dead {
             anyhow::bail!("the NVML thread has ended");
         }
-    }
-}
-
-/// What comes of cleaning, if any runs.
-async fn outcome(cleaning: &mut Option<oneshot::Receiver<Cleaned>>) -> Cleaned {
-    match cleaning {
-        Some(running) => running.await.unwrap_or_else(|_| cleaner::lost()),
-        None => std::future::pending().await,
     }
 }
 

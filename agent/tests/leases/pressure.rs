@@ -2,8 +2,10 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use memboss_agent::cleaner::Cleaner;
+use memboss_agent::node::Input;
 use memboss_agent::node::relief::CleanOrder;
 use memboss_agent_api::v1::{AcquireRequest, LeaseEvent, Phase};
 use memboss_core::{Cleaning, Mib};
@@ -53,7 +55,13 @@ async fn cleaning_drops_what_nobody_uses_below_its_directories_and_leaves_the_re
     drop(file("idle"));
     let _in_use = file("in-use");
     let cleaner = Cleaner::new(Path::new("/proc"), vec![dir.path().to_owned(), "/nowhere".into()]);
+    let cleaner = cleaner.checking_after(Duration::ZERO);
     let order = CleanOrder { how: Cleaning::Aggressive, target: Mib::from_mib(1024) };
-    let cleaned = cleaner.begin(order).await.unwrap();
+    let mut running = cleaner.begin(order);
+    let Some(Input::Cleaned(cleaned)) = running.next().await else { panic!("it tells what came of it") };
     assert_eq!((cleaned.failed.as_deref(), cleaned.files), (None, 1), "{cleaned}");
+    // Where the kernel does not tell what is in the cache, nothing is told of what came back.
+    let back = running.next().await;
+    assert!(matches!(back, None | Some(Input::CameBack(Mib::ZERO))), "nobody reads it: {back:?}");
+    assert!(running.next().await.is_none());
 }

@@ -5,6 +5,9 @@
 mod cuda;
 mod notice;
 
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
@@ -32,6 +35,12 @@ struct Arguments {
     /// Up to how much it grows in all.
     #[arg(long, value_parser = amount, requires = "grow", default_value = "1Gi")]
     grow_to: u64,
+    /// A file to write and then read, so that it lies in the page cache as one that is used does.
+    #[arg(long, value_name = "PATH", requires = "file_size")]
+    file: Option<PathBuf>,
+    /// How large it is (2Gi).
+    #[arg(long, value_parser = amount, requires = "file")]
+    file_size: Option<u64>,
     /// How long to hold it: `forever`, or seconds (30s).
     #[arg(long, default_value = "forever", value_parser = span)]
     hold: Hold,
@@ -135,6 +144,12 @@ async fn main() -> ExitCode {
         }
     }
     let ram = arguments.ram.map(fill);
+    if let (Some(path), Some(size)) = (&arguments.file, arguments.file_size)
+        && let Err(error) = cache(path, size)
+    {
+        say(&json!({ "event": "error", "what": format!("{}: {error}", path.display()) }));
+        return ExitCode::from(4);
+    }
     let growth = arguments
         .grow
         .map(|step| tokio::spawn(grow(step, arguments.grow_to.saturating_sub(arguments.ram.unwrap_or_default()))));
@@ -149,6 +164,23 @@ fn fill(bytes: u64) -> Vec<u8> {
     let ram = vec![1; usize::try_from(bytes).unwrap_or(usize::MAX)];
     say(&json!({ "event": "filled", "mib": bytes >> 20 }));
     ram
+}
+
+/// Writes a file, to the disk, and reads it twice: pages that are read more than once count as in use.
+fn cache(path: &Path, size: u64) -> io::Result<()> {
+    let mut piece = vec![1; 1 << 20];
+    let mut file = File::create(path)?;
+    for _ in 0..size >> 20 {
+        file.write_all(&piece)?;
+    }
+    file.sync_all()?;
+    drop(file);
+    for _ in 0..2 {
+        let mut file = File::open(path)?;
+        while file.read(&mut piece)? > 0 {}
+    }
+    say(&json!({ "event": "cached", "mib": size >> 20 }));
+    Ok(())
 }
 
 /// Fills a step more each second, up to so many bytes.

@@ -41,7 +41,7 @@ hold() {
     mkdir -p /run/cdi /run/containerd /etc/cni/net.d /var/lib/kubelet /var/lib/memboss /etc/cdi /etc/memboss-node /run/memboss-sim
     mount --make-shared /run
     mount --bind "$home/kubelet" /var/lib/kubelet; mount --make-shared /var/lib/kubelet
-    mount --bind "$home/memboss" /var/lib/memboss
+    mount --bind "$home/memboss" /var/lib/memboss; mount --make-shared /var/lib/memboss
     mount --bind "$home/cdi" /etc/cdi
     mount --bind "$home/identity" /etc/memboss-node
     mount --bind "$home/sim" /run/memboss-sim

@@ -20,6 +20,7 @@ fn cleaned(how: Cleaning, dropped: u64) -> Input {
         files: 1,
         took: Span::from_millis(7),
         available: (gib(30), gib(30)),
+        came_back: None,
         failed: None,
     })
 }
@@ -187,4 +188,41 @@ fn what_was_asked_to_go_before_the_agent_was_killed_still_goes() {
     play.later(6);
     assert_eq!(play.state_of_ram("batch"), State::Stopping);
     assert_eq!(play.snapshot().leases[&ram_id("batch")].reason.as_deref(), Some("NodePressure"));
+}
+
+#[test]
+fn cleaning_that_went_less_far_does_not_stand_in_the_way_of_one_that_goes_farther() {
+    let mut play = Play::ready();
+    play.has("batch", Class::Batch, 8, 6);
+    play.signals = Some(signals(32 * 1024, Some(900)));
+    play.look();
+    play.later(11);
+    play.look();
+    assert_eq!(play.node.take_clean_order().map(|order| order.how), Some(Cleaning::Balanced));
+    play.step(cleaned(Cleaning::Balanced, 0));
+    play.pressed(signals(32 * 1024, Some(NEAR)));
+    assert_eq!(play.node.take_clean_order().map(|order| order.how), Some(Cleaning::Aggressive));
+    assert_eq!(play.state_of_ram("batch"), State::Active);
+}
+
+#[test]
+fn what_came_back_is_told_and_dropped_less_often() {
+    let mut play = Play::ready();
+    let orders = |play: &mut Play, seconds: u64| {
+        play.later(seconds);
+        play.look();
+        play.node.take_clean_order().is_some()
+    };
+    play.pressed(signals(32 * 1024, Some(NEAR)));
+    assert!(play.node.take_clean_order().is_some());
+    play.step(cleaned(Cleaning::Aggressive, 1000));
+    play.look();
+    play.step(Input::CameBack(Mib::from_mib(900)));
+    assert!(play.node.take_news().iter().any(|news| news.message.contains("900Mi of 1000Mi")), "it is told");
+    assert_eq!(play.snapshot().ram.cleaned.unwrap().came_back, Some(Mib::from_mib(900)));
+    assert!(!orders(&mut play, 70) && orders(&mut play, 60), "after two minutes and not after one");
+    play.step(cleaned(Cleaning::Aggressive, 1000));
+    play.look();
+    play.step(Input::CameBack(Mib::ZERO));
+    assert!(orders(&mut play, 61), "what nobody needed may be dropped again in a minute");
 }
