@@ -144,7 +144,7 @@ fn make(directory: &Path, what: &str) -> anyhow::Result<()> {
     })
 }
 
-/// Each client takes one descriptor for its connection and one for its process.
+/// Each client takes one descriptor for its connection and two for its process, which is held with the connection and watched with its leases.
 fn allow_many_descriptors() {
     let limits = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits }) {

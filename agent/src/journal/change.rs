@@ -60,6 +60,10 @@ impl Change {
 
     /// Both, one after the other, as one.
     pub fn then(&mut self, later: Self) {
+        if self.is_empty() {
+            *self = later;
+            return;
+        }
         self.token = later.token.or(self.token);
         self.head = later.head.or(self.head.take());
         self.records.extend(later.records);

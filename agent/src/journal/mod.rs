@@ -57,6 +57,8 @@ pub struct Journal {
 #[derive(Debug)]
 struct Open {
     file: File,
+    /// The device and the number by which it is told from every other file while it is open.
+    identity: (u64, u64),
     length: u64,
     /// From which length on a new whole is worth it.
     limit: u64,
@@ -98,9 +100,9 @@ impl Journal {
         let whole = self.encode(&Whole { version: VERSION, ledger })?;
         let (frame, sum) = frame(&whole, &[0; 32]);
         match replace(&self.path, |temporary| write_new(temporary, &frame)) {
-            Ok(file) => {
+            Ok((file, identity)) => {
                 let length = frame.len() as u64;
-                self.open = Some(Open { file, length, limit: (length * CHANGES).max(LEAST), sum });
+                self.open = Some(Open { file, identity, length, limit: (length * CHANGES).max(LEAST), sum });
                 Ok(sum)
             }
             Err(source) => {
@@ -156,8 +158,8 @@ impl Journal {
 impl Open {
     /// Whether the file of that name is this one, and holds what was written here.
     fn is_at(&self, path: &Path) -> bool {
-        let (Ok(named), Ok(own)) = (std::fs::metadata(path), self.file.metadata()) else { return false };
-        (named.dev(), named.ino()) == (own.dev(), own.ino()) && own.len() == self.length
+        let named = std::fs::metadata(path);
+        named.is_ok_and(|named| (named.dev(), named.ino()) == self.identity && named.len() == self.length)
     }
 }
 
@@ -229,13 +231,14 @@ fn parse<T: DeserializeOwned>(content: &[u8]) -> Result<T, &'static str> {
     serde_json::from_slice(content).map_err(|_| "the content of a frame is of another form")
 }
 
-/// Writes a new file, to be added to.
-fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<File> {
+/// Writes a new file, to be added to. Returns what it is told by, too.
+fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<(File, (u64, u64))> {
     // Truncated by hand: what is appended to cannot be opened so.
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
     file.set_len(0)?;
     file.write_all(bytes)?;
-    Ok(file)
+    let made = file.metadata()?;
+    Ok((file, (made.dev(), made.ino())))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! - placements: `orders.rs`; after a restart or a loss: `recover.rs`
 //! - RAM under pressure: `relief.rs`
 //! - what holders ask: `holders.rs`; leases in code: `clients/`; what root asks: `admin.rs`; what others are shown: `view.rs`
-//! - what must outlive the process: `written.rs`
+//! - what must outlive the process: `written.rs`; when all of it is gone through to show it: `outlook.rs`
 
 pub mod admin;
 pub mod clients;
@@ -15,6 +15,7 @@ mod holders;
 mod input;
 mod observe;
 mod orders;
+mod outlook;
 mod recover;
 pub mod relief;
 pub mod task;

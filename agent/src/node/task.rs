@@ -11,6 +11,7 @@ use memboss_platform::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::outlook::Outlook;
 use super::view::Snapshot;
 use super::{Input, News, Node, Observation, RamUser};
 use crate::cleaner::{self, Cleaner};
@@ -92,26 +93,6 @@ pub struct Files {
     pub marker: Store,
 }
 
-/// When all leases are gone through to show them: at once where that takes no time; where there are many, for a small part of the time only.
-struct Outlook {
-    due: bool,
-    not_before: Instant,
-}
-
-impl Outlook {
-    /// Of all time, it may take one part in so many.
-    const PART: u32 = 10;
-
-    fn is_on(&self) -> bool {
-        self.due && Instant::now() >= self.not_before
-    }
-
-    fn done(&mut self, began: Instant) {
-        let now = Instant::now();
-        *self = Self { due: false, not_before: now + (now - began) * (Self::PART - 1) };
-    }
-}
-
 struct Look {
     began: Moment,
     asked: Instant,
@@ -156,7 +137,7 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
         unwritten: Change::default(),
         marked: None,
         digest: [0; 8],
-        outlook: Outlook { due: false, not_before: next_look },
+        outlook: Outlook::new(next_look),
         viewers: Vec::new(),
         has_looked: false,
         dead: false,
@@ -209,8 +190,7 @@ impl Task {
             .node
             .next_wake()
             .map(|due| Instant::now() + Duration::from_millis(due.since(clock::now()).millis().saturating_add(1)));
-        let outlook = self.outlook.due.then_some(self.outlook.not_before);
-        due.into_iter().chain(outlook).fold(look, Instant::min)
+        due.into_iter().chain(self.outlook.next()).fold(look, Instant::min)
     }
 
     /// A deadline has passed: it is time to look, NVML is late, or the engine has something due.
@@ -330,8 +310,8 @@ impl Task {
             self.eyes.sentinels.watch(process);
         }
         self.node.tell_clients();
-        self.outlook.due = true;
-        if self.outlook.is_on() {
+        self.outlook.is_due();
+        if self.outlook.is_on(!self.viewers.is_empty(), Instant::now()) {
             self.look_out();
         }
         for answer in self.node.take_answers() {
@@ -367,13 +347,15 @@ impl Task {
     fn look_out(&mut self) {
         let began = Instant::now();
         let places = self.node.places();
-        self.node.tell_all_clients(&places);
+        if self.outlook.tells(began) {
+            self.node.tell_all_clients(&places);
+        }
         if self.has_looked {
             let snapshot = self.node.snapshot(self.digest, &places);
             self.doors.snapshots.send_replace(Arc::new(snapshot));
         }
         self.show_what_was();
-        self.outlook.done(began);
+        self.outlook.done(began, Instant::now());
     }
 
     fn show_what_was(&mut self) {

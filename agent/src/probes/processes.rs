@@ -14,6 +14,14 @@ use super::{Unreadable, family, read};
 #[serde(transparent)]
 pub struct PodUid(pub String);
 
+impl PodUid {
+    /// The name under which leases of its processes are kept.
+    #[must_use]
+    pub fn owner(&self) -> String {
+        format!("pod-{self}")
+    }
+}
+
 impl std::fmt::Display for PodUid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
@@ -54,7 +62,7 @@ impl Caller {
     #[must_use]
     pub fn owner(&self) -> String {
         match &self.pod {
-            Some(pod) => format!("pod-{pod}"),
+            Some(pod) => pod.owner(),
             None => format!("user-{}", self.user),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt as _};
 use memboss_agent_api::v1;
 use memboss_agent_api::v1::leases_server::Leases;
-use memboss_core::Mib;
+use memboss_core::{LeaseId, Mib, Phase, Waiting};
 use memboss_platform::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::WatchStream;
@@ -41,10 +41,15 @@ type EventStream = Pin<Box<dyn Stream<Item = Result<v1::LeaseEvent, Status>> + S
 struct Connection {
     inputs: mpsc::Sender<Input>,
     number: u64,
+    events: watch::Receiver<Option<Told>>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // The node's task has nothing more to tell there: it knows of this stream no more.
+        if self.events.has_changed().is_err() {
+            return;
+        }
         let (inputs, connection) = (self.inputs.clone(), self.number);
         tokio::spawn(async move { inputs.send(Input::Client(ClientInput::Broke { connection })).await });
     }
@@ -198,13 +203,13 @@ fn seen_by(pod: Option<&PodUid>, snapshot: &Snapshot) -> v1::StatusResponse {
 
 impl Service {
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        peer::caller(request.extensions(), &self.desk.proc_root)
+        peer::caller(request.extensions())
     }
 
     fn listener(&self) -> (Listener, Hearing) {
         let (events, heard) = watch::channel(None);
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection { inputs: self.desk.inputs.clone(), number };
+        let connection = Connection { inputs: self.desk.inputs.clone(), number, events: heard.clone() };
         (Listener { connection: number, events }, Hearing { connection, events: heard })
     }
 
@@ -248,11 +253,24 @@ fn event(desk: &Desk, pod: Option<&PodUid>, told: &Told, secret: String) -> v1::
     if let Some(lease) = &mut event.lease {
         words::number(&mut lease.gpus, &snapshot);
         if pod.is_some() {
-            Veil::new(pod, &snapshot).lease(lease);
+            Veil::new(pod, &snapshot).over(named(told), &snapshot).lease(lease);
             event.queue.clone_from(&lease.queue);
         }
     }
     event
+}
+
+/// The leases that it names beside its own.
+fn named(told: &Told) -> impl Iterator<Item = &LeaseId> {
+    let before = match &told.lease.why {
+        Some(Waiting::Behind { head, .. }) => Some(head),
+        _ => None,
+    };
+    let preemptor = match &told.lease.phase {
+        Phase::Revoking { notice, .. } => notice.preemptor.as_ref(),
+        _ => None,
+    };
+    before.into_iter().chain(preemptor)
 }
 
 /// 128 bits that nobody can guess.

@@ -32,7 +32,14 @@ pub(super) struct Peer {
 
 /// Who made a connection, or why that cannot be told.
 #[derive(Clone, Debug)]
-pub(super) struct Known(Arc<Result<Caller, String>>);
+pub(super) struct Known(Arc<Result<Held, String>>);
+
+/// A process that is known, and held by a descriptor: while that shows it alive, nobody else has its pid.
+#[derive(Debug)]
+struct Held {
+    caller: Caller,
+    process: OwnedFd,
+}
 
 /// The connections to a socket; one owner has only so many at once, and what is above is closed again.
 pub(super) fn connections(
@@ -51,7 +58,7 @@ pub(super) fn connections(
                 }
             };
             let known = who(&stream, &proc_root);
-            let owner = known.as_ref().map_or_else(|_| String::new(), Caller::owner);
+            let owner = known.as_ref().map_or_else(|_| String::new(), |held| held.caller.owner());
             let Some(place) = gate.enter(&owner) else {
                 tracing::debug!(owner, "has as many connections as anybody may");
                 continue;
@@ -63,7 +70,7 @@ pub(super) fn connections(
 }
 
 /// Who made the connection. A descriptor of the process, taken first and still alive at the end, shows that its pid was not given to another in between.
-fn who(stream: &UnixStream, proc_root: &Path) -> Result<Caller, String> {
+fn who(stream: &UnixStream, proc_root: &Path) -> Result<Held, String> {
     let credentials = stream.peer_cred().map_err(|error| format!("the kernel does not tell who connected: {error}"))?;
     let pid = credentials
         .pid()
@@ -84,11 +91,13 @@ fn who(stream: &UnixStream, proc_root: &Path) -> Result<Caller, String> {
         },
         command: command(proc_root, pid),
     };
-    let mut ended = [PollFd::new(&held, PollFlags::IN)];
-    match poll(&mut ended, Some(&rustix::event::Timespec::default())) {
-        Ok(0) => Ok(caller),
-        _ => Err(format!("process {pid} has ended")),
-    }
+    if lives(&held) { Ok(Held { caller, process: held }) } else { Err(format!("process {pid} has ended")) }
+}
+
+/// Whether that process has not ended.
+fn lives(process: &OwnedFd) -> bool {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut ended, Some(&rustix::event::Timespec::default())) == Ok(0)
 }
 
 /// Holds the process that connected; by its pid where the kernel is too old to tell (before 6.5).
@@ -145,8 +154,8 @@ impl AsyncWrite for Peer {
 ///
 /// # Errors
 /// `PERMISSION_DENIED`, with why.
-pub(super) fn pod(extensions: &Extensions, proc_root: &Path) -> Result<PodUid, Status> {
-    let caller = caller(extensions, proc_root)?;
+pub(super) fn pod(extensions: &Extensions) -> Result<PodUid, Status> {
+    let caller = caller(extensions)?;
     let pid = caller.process.pid;
     caller.pod.ok_or_else(|| {
         Status::permission_denied(format!("process {pid} belongs to no pod: only pods hold leases here"))
@@ -157,14 +166,14 @@ pub(super) fn pod(extensions: &Extensions, proc_root: &Path) -> Result<PodUid, S
 ///
 /// # Errors
 /// `PERMISSION_DENIED`, with why.
-pub(super) fn caller(extensions: &Extensions, proc_root: &Path) -> Result<Caller, Status> {
+pub(super) fn caller(extensions: &Extensions) -> Result<Caller, Status> {
     let known = extensions.get::<Known>().ok_or_else(|| Status::permission_denied("nobody knows who connected"))?;
-    let caller = known.0.as_ref().as_ref().map_err(|why| Status::permission_denied(why.clone()))?;
+    let held = known.0.as_ref().as_ref().map_err(|why| Status::permission_denied(why.clone()))?;
     // Its connection may have been left to another process.
-    if process(proc_root, caller.process.pid).ok() == Some(caller.process) {
-        Ok(caller.clone())
+    if lives(&held.process) {
+        Ok(held.caller.clone())
     } else {
-        let pid = caller.process.pid;
+        let pid = held.caller.process.pid;
         Err(Status::permission_denied(format!("process {pid}, which made this connection, has ended: connect again")))
     }
 }

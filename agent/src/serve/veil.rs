@@ -32,6 +32,19 @@ impl Veil {
         Self { pod: pod.cloned(), hidden }
     }
 
+    /// The same, and hides those names unless they are the caller's: a lease may have come after the snapshot was taken.
+    pub(super) fn over<'a>(mut self, names: impl Iterator<Item = &'a LeaseId>, snapshot: &Snapshot) -> Self {
+        let Some(pod) = &self.pod else { return self };
+        let own = format!("{}/", pod.owner());
+        let is_own = |name: &LeaseId| match snapshot.leases.get(name) {
+            Some(seen) => is_of(seen, pod),
+            None => name.as_str().starts_with(&own),
+        };
+        self.hidden.extend(names.filter(|name| !is_own(name)).map(ToString::to_string));
+        self.hidden.sort_by_key(|name| std::cmp::Reverse(name.len()));
+        self
+    }
+
     /// Whether the caller may see that lease.
     pub(super) fn shows(&self, seen: &LeaseSeen) -> bool {
         self.pod.as_ref().is_none_or(|pod| is_of(seen, pod))
@@ -61,5 +74,24 @@ impl Veil {
     pub(super) fn shows_name(&self, snapshot: &Snapshot, lease: &str) -> bool {
         let id = LeaseId::new(lease).ok();
         id.and_then(|id| snapshot.leases.get(&id)).is_none_or(|seen| self.shows(seen))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_came_after_the_snapshot_is_hidden_from_all_but_its_own_pod() {
+        let snapshot = Snapshot::default();
+        let pod = PodUid("a".to_owned());
+        let names = ["pod-b/1-7", "team/train", "pod-a/1-8"].map(|name| LeaseId::new(name).unwrap());
+        let told = |pod| {
+            let mut text = "pod-b/1-7, team/train, pod-a/1-8".to_owned();
+            Veil::new(pod, &snapshot).over(names.iter(), &snapshot).text(&mut text);
+            text
+        };
+        assert_eq!(told(Some(&pod)), "another lease, another lease, pod-a/1-8");
+        assert_eq!(told(None), "pod-b/1-7, team/train, pod-a/1-8");
     }
 }
