@@ -45,14 +45,10 @@ impl Rests {
         rest.since.is_none_or(|since| now.since(since) >= rest.span)
     }
 
-    /// Cache was dropped, or there was none to drop. Whatever goes far has gone less far too; the other way round it may still help to go farther.
-    pub fn ended(&mut self, how: Cleaning, dropped: Mib, now: Moment) {
-        for rest in self.of(how) {
-            rest.since = Some(now);
-            if dropped.is_zero() {
-                rest.longer();
-            }
-        }
+    /// Cache was dropped, or there was none to drop, which did no harm either. Whatever goes far has gone less far too; the other way round it may still help
+    /// to go farther.
+    pub fn ended(&mut self, how: Cleaning, now: Moment) {
+        self.of(how).for_each(|rest| rest.since = Some(now));
     }
 
     /// So much of what was dropped is in the cache again: with more than half of it, dropping it did no good.
@@ -99,14 +95,15 @@ mod tests {
             (100, 0, 60),
             (100, 50, 60),
             (100, 51, 120),
-            (0, 0, 240),
-            (100, 100, 480),
+            (0, 0, 120),
+            (100, 100, 240),
+            (100, 90, 480),
             (100, 90, 960),
             (100, 90, 1920),
-            (0, 0, 1920),
+            (100, 90, 1920),
             (100, 10, 60),
         ] {
-            rests.ended(Balanced, mib(dropped), at(0));
+            rests.ended(Balanced, at(0));
             if dropped > 0 {
                 rests.came_back(Balanced, mib(dropped), mib(back));
             }
@@ -117,9 +114,10 @@ mod tests {
     #[test]
     fn going_farther_may_help_where_going_less_far_did_not_and_not_the_other_way_round() {
         let mut rests = Rests::default();
-        rests.ended(Cleaning::Balanced, Mib::ZERO, at(0));
+        rests.ended(Cleaning::Balanced, at(0));
+        rests.came_back(Cleaning::Balanced, mib(100), mib(100));
         assert_eq!((rest(&rests, Cleaning::Balanced), rest(&rests, Cleaning::Aggressive)), (120, 0));
-        rests.ended(Cleaning::Aggressive, mib(100), at(0));
+        rests.ended(Cleaning::Aggressive, at(0));
         assert_eq!((rest(&rests, Cleaning::Balanced), rest(&rests, Cleaning::Aggressive)), (120, 60));
     }
 }

@@ -248,7 +248,7 @@ impl Node {
     /// Cleaning has come to an end.
     pub(super) fn cleaned(&mut self, cleaned: Cleaned, now: Moment) {
         self.relief.run = Run::Ended(now);
-        self.relief.rests.ended(cleaned.how, cleaned.dropped, now);
+        self.relief.rests.ended(cleaned.how, now);
         self.relief.cleanings += 1;
         self.relief.dropped = self.relief.dropped.plus(cleaned.dropped);
         let severity = if cleaned.failed.is_some() { Severity::Warning } else { Severity::Normal };
