@@ -6,14 +6,12 @@ use tokio::time::Instant;
 
 /// Of all time, going through all leases may take one part in so many.
 const PART: u32 = 10;
-/// Not more often, either: while many come and go, nobody could follow all of it.
-const LEAST: Duration = Duration::from_millis(5);
 /// What takes no longer is done at once for whoever waits to see it.
 const QUICK: Duration = Duration::from_micros(200);
 /// Nobody is told its place in the queue more often: while many come and go, everybody's changes with each of them.
 const PACE: Duration = Duration::from_millis(100);
 
-/// At once where it was not done just now; where there are many leases, for a small part of the time only.
+/// At once where that takes no time; where there are many leases, for a small part of the time only.
 #[derive(Debug)]
 pub(super) struct Outlook {
     due: bool,
@@ -53,7 +51,7 @@ impl Outlook {
     /// It has been done.
     pub(super) fn done(&mut self, began: Instant, now: Instant) {
         (self.due, self.took) = (false, now - began);
-        self.not_before = now + (self.took * (PART - 1)).max(LEAST);
+        self.not_before = now + self.took * (PART - 1);
     }
 
     /// When it is to be done though nothing comes in.
@@ -84,7 +82,7 @@ mod tests {
         let (_, over) = look(&mut outlook, begun, QUICK);
         outlook.is_due();
         assert!(outlook.is_on(true, over) && !outlook.is_on(false, over));
-        assert!(outlook.is_on(false, over + LEAST));
+        assert!(outlook.is_on(false, over + QUICK * (PART - 1)));
         let slow = QUICK * 100;
         let (_, over) = look(&mut outlook, over, slow);
         outlook.is_due();
@@ -100,8 +98,9 @@ mod tests {
         let (told, over) = look(&mut outlook, begun, QUICK);
         assert!(told && outlook.next().is_none());
         outlook.is_due();
-        assert_eq!(outlook.next(), Some(over + LEAST));
-        let (told, _) = look(&mut outlook, over + LEAST, QUICK);
+        let again = over + QUICK * (PART - 1);
+        assert_eq!(outlook.next(), Some(again));
+        let (told, _) = look(&mut outlook, again, QUICK);
         assert!(!told);
         assert_eq!(outlook.next(), Some(begun + PACE));
         // Not before it may be done at all.
