@@ -70,21 +70,31 @@ impl Cleaner {
     }
 
     fn clean(&self, order: CleanOrder) -> (Cleaned, Option<Outcome>) {
-        // A directory that is not there yet has nothing to drop.
-        let roots: Vec<PathBuf> = self.roots.iter().filter(|root| root.exists()).cloned().collect();
+        // A directory that is not there yet has nothing to drop, and one that cannot be read is no reason to leave the others alone.
+        let roots: Vec<PathBuf> = self.roots.iter().filter(|root| is_readable(root)).cloned().collect();
         let mode = match order.how {
             Cleaning::Balanced => Mode::Balanced,
             Cleaning::Aggressive => Mode::Aggressive,
         };
         let ask = Ask { mode, roots, target: Some(order.target), dry_run: false, whole_machine: false };
         match self.machine.clean(&ask, SystemTime::now()) {
-            Ok(outcome) => (told(order.how, &outcome), Some(outcome)),
+            Ok(outcome) => (told(order, &outcome), Some(outcome)),
             Err(error) => (failed(order.how, in_full(&error)), None),
         }
     }
 }
 
-fn told(how: Cleaning, outcome: &Outcome) -> Cleaned {
+fn is_readable(root: &Path) -> bool {
+    let read = std::fs::read_dir(root);
+    if let Err(error) = &read
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, ?root, "cannot be read: nothing is cleaned there");
+    }
+    read.is_ok()
+}
+
+fn told(order: CleanOrder, outcome: &Outcome) -> Cleaned {
     if outcome.unseen_processes > 0 {
         tracing::warn!(
             processes = outcome.unseen_processes,
@@ -94,8 +104,10 @@ fn told(how: Cleaning, outcome: &Outcome) -> Cleaned {
     tracing::debug!(kept = ?outcome.kept, "files left alone");
     Cleaned {
         at: Timestamp::now().to_string(),
-        how,
+        how: order.how,
         dropped: outcome.dropped,
+        // What is not known to be gone may never have been there.
+        enough: outcome.unknown == 0 && outcome.dropped >= order.target,
         files: outcome.files.len(),
         took: Span::from_millis(u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX)),
         available: outcome.available,
@@ -138,6 +150,7 @@ fn failed(how: Cleaning, why: String) -> Cleaned {
         at: Timestamp::now().to_string(),
         how,
         dropped: Mib::ZERO,
+        enough: false,
         files: 0,
         took: Span::ZERO,
         available: (Mib::ZERO, Mib::ZERO),

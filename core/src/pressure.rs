@@ -264,9 +264,16 @@ impl Signals {
     #[must_use]
     pub fn cause_by(&self, thresholds: &Thresholds, level: Pressure) -> Cause {
         let moderate = MODERATE.from(thresholds.moderate);
+        // What that level rests on goes before what is only not quite well.
+        let rests_on_limit = thresholds
+            .levels()
+            .iter()
+            .any(|(at, bounds)| *at == level && self.sign_of(bounds) == Some(Sign::LimitNear));
         let stalls = |share: Option<u32>, most: u32| share.is_some_and(|share| share > most / 2);
         if level == Pressure::Low {
             Cause::Nothing
+        } else if rests_on_limit {
+            Cause::Cache
         } else if self.available < self.part(moderate.above) {
             Cause::InUse
         } else if self.is_near_limit(&moderate) {
@@ -383,6 +390,9 @@ mod tests {
             (of_24g(4), Pressure::High, Some(Sign::LittleAvailable), Cause::InUse),
             (of_24g(1), Pressure::Critical, Some(Sign::LittleAvailable), Cause::InUse),
             (near, Pressure::High, Some(Sign::LimitNear), Cause::Cache),
+            // Not quite well otherwise, either: that does not press.
+            (Signals { available: gib(3), ..near }, Pressure::High, Some(Sign::LimitNear), Cause::Cache),
+            (Signals { available: gib(1), ..near }, Pressure::High, Some(Sign::LittleAvailable), Cause::InUse),
             (stalled, Pressure::Moderate, Some(Sign::Stalls), Cause::Stalls),
             // A limit that is far has nothing to do with it.
             (Signals { until_limit: Some(gib(10)), ..stalled }, Pressure::Moderate, Some(Sign::Stalls), Cause::Stalls),

@@ -3,7 +3,7 @@
 //! nothing and ends nobody: whoever asked carries the step out.
 //!
 //! - cache that counts against a limit that is near is dropped first: a little from `moderate` on, all that nobody uses from `high` on
-//! - holders are asked where dropping would not help, or did not; at `critical` at once
+//! - holders are asked where dropping would not help, or did not; at `critical` it is waited for less long
 //! - whoever has more than it leased goes first, the lowest class first; then the lowest class among the others; one class at a time, and no more
 //!   than what is missing takes
 //! - protected holders go at `critical` only; an URGENT one only there, and only if it has more than it leased
@@ -117,10 +117,9 @@ impl Situation<'_> {
         let dropping_helps = self.cause == Cause::Cache;
         match (pressed, self.cleaning) {
             (Pressure::Low, _) => Step::Nothing,
-            (Pressure::Moderate, LastCleaning::LongAgo) if dropping_helps => Step::Clean(Cleaning::at(pressed)),
+            (_, LastCleaning::LongAgo) if dropping_helps => Step::Clean(Cleaning::at(pressed)),
+            (_, LastCleaning::Running) if dropping_helps => Step::Nothing,
             (Pressure::Moderate, _) => Step::Nothing,
-            (Pressure::High, LastCleaning::LongAgo) if dropping_helps => Step::Clean(Cleaning::at(pressed)),
-            (Pressure::High, LastCleaning::Running) if dropping_helps => Step::Nothing,
             (Pressure::High | Pressure::Critical, _) => self.preempt(pressed == Pressure::Critical),
         }
     }

@@ -48,8 +48,9 @@ fn it_cleans_first_and_asks_holders_where_that_does_not_help() {
         (High, InUse, Running, asked.clone()),
         (High, Stalls, LongAgo, Step::Nothing),
         (Critical, Stalls, JustDone, Step::Nothing),
-        (Critical, Cache, LongAgo, asked.clone()),
-        (Critical, Cache, Running, asked.clone()),
+        (Critical, Cache, LongAgo, Step::Clean(Cleaning::Aggressive)),
+        (Critical, Cache, Running, Step::Nothing),
+        (Critical, Cache, JustDone, asked.clone()),
         (Critical, InUse, Impossible, asked),
     ] {
         assert_eq!(at(level, cause, cleaning, &holders).next(), step, "{level} {cause:?} {cleaning:?}");

@@ -14,6 +14,10 @@ use super::{Node, Severity};
 pub const NODE_PRESSURE: &str = EndReason::NodePressure.name();
 /// Dropping is bounded by its mode; looking for files is not: after so long nobody waits for it any more.
 const CLEAN_LIMIT: Span = Span::from_secs(30);
+/// The same at `critical`: dropping takes milliseconds, and what takes longer may come too late.
+const CLEAN_LIMIT_CRITICAL: Span = Span::from_secs(2);
+/// So often in a row it is gone on with before it rests: else what comes back at once would be dropped for ever.
+const IN_A_ROW: u32 = 3;
 /// A holder that is being ended for so long is waited for no more.
 const STUCK_AFTER: Span = Span::from_secs(60);
 
@@ -52,6 +56,8 @@ pub struct Cleaned {
     pub how: Cleaning,
     /// What was dropped.
     pub dropped: Mib,
+    /// That was as much as it was to be.
+    pub enough: bool,
     /// Of so many files.
     pub files: usize,
     /// How long it took.
@@ -107,6 +113,8 @@ pub(crate) struct Relief {
     seen: Option<Signals>,
     run: Run,
     rests: Rests,
+    /// How often in a row as much was dropped as was to be, and did not suffice.
+    in_a_row: u32,
     order: Option<CleanOrder>,
     pub(crate) last: Option<Cleaned>,
     /// How often cache was dropped, and how much in all.
@@ -124,15 +132,16 @@ impl Relief {
         (self.gauge.level(), self.gauge.sign())
     }
 
-    fn cleaning(&self, how: Cleaning, settings: &Settings, look_began: Moment, now: Moment) -> LastCleaning {
+    fn cleaning(&self, pressed: Pressure, settings: &Settings, look_began: Moment, now: Moment) -> LastCleaning {
+        let limit = if pressed == Pressure::Critical { CLEAN_LIMIT_CRITICAL } else { CLEAN_LIMIT };
         match self.run {
             _ if !settings.may_clean => LastCleaning::Impossible,
             Run::Never => LastCleaning::LongAgo,
-            Run::Since(since) if now.since(since) < CLEAN_LIMIT => LastCleaning::Running,
+            Run::Since(since) if now.since(since) < limit => LastCleaning::Running,
             // Its thread is still there: another one would only stand beside it.
             Run::Since(_) => LastCleaning::JustDone,
             Run::Ended(at) if look_began <= at => LastCleaning::Running,
-            Run::Ended(_) if self.rests.are_over(how, now) => LastCleaning::LongAgo,
+            Run::Ended(_) if self.rests.are_over(Cleaning::at(pressed), now) => LastCleaning::LongAgo,
             Run::Ended(_) => LastCleaning::JustDone,
         }
     }
@@ -176,7 +185,7 @@ impl Node {
         let level = self.relief.gauge.level();
         let cause = signals.cause_by(&settings.thresholds, shown);
         let missing = signals.missing_by(&settings.thresholds, level.min(shown));
-        let cleaning = self.relief.cleaning(Cleaning::at(level.min(shown)), settings, self.look_began, now);
+        let cleaning = self.relief.cleaning(level.min(shown), settings, self.look_began, now);
         let holders = self.ram_holders(now);
         match (Situation { level, shown, cause, missing, cleaning, holders: &holders }).next() {
             Step::Nothing => {}
@@ -248,7 +257,13 @@ impl Node {
     /// Cleaning has come to an end.
     pub(super) fn cleaned(&mut self, cleaned: Cleaned, now: Moment) {
         self.relief.run = Run::Ended(now);
-        self.relief.rests.ended(cleaned.how, now);
+        // It counts what was in the cache, and not all of that counts against the limit: as long as there is more, more of it may help.
+        if cleaned.enough && self.relief.in_a_row < IN_A_ROW {
+            self.relief.in_a_row += 1;
+        } else {
+            self.relief.in_a_row = 0;
+            self.relief.rests.ended(cleaned.how, now);
+        }
         self.relief.cleanings += 1;
         self.relief.dropped = self.relief.dropped.plus(cleaned.dropped);
         let severity = if cleaned.failed.is_some() { Severity::Warning } else { Severity::Normal };

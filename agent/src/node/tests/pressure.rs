@@ -17,6 +17,7 @@ fn cleaned(how: Cleaning, dropped: u64) -> Input {
         at: "2026-01-01T00:00:00Z".into(),
         how,
         dropped: Mib::from_mib(dropped),
+        enough: false,
         files: 1,
         took: Span::from_millis(7),
         available: (gib(30), gib(30)),
@@ -225,4 +226,34 @@ fn what_came_back_is_told_and_dropped_less_often() {
     play.look();
     play.step(Input::CameBack(Mib::ZERO));
     assert!(orders(&mut play, 61), "what nobody needed may be dropped again in a minute");
+}
+
+#[test]
+fn as_long_as_there_is_more_to_drop_it_is_dropped_before_anybody_is_asked_but_not_for_ever() {
+    let mut play = Play::ready();
+    play.has("batch", Class::Batch, 8, 6);
+    play.pressed(signals(32 * 1024, Some(NEAR)));
+    let enough = || {
+        let Input::Cleaned(told) = cleaned(Cleaning::Aggressive, 2000) else { unreachable!() };
+        Input::Cleaned(Cleaned { enough: true, ..told })
+    };
+    for _ in 0..4 {
+        assert!(play.node.take_clean_order().is_some());
+        assert_eq!(play.state_of_ram("batch"), State::Active);
+        play.step(enough());
+        play.look();
+    }
+    assert_eq!((play.node.take_clean_order(), play.state_of_ram("batch")), (None, State::Revoking));
+}
+
+#[test]
+fn critical_or_not_cache_is_tried_first_and_waited_for_less_long() {
+    let mut play = Play::ready();
+    play.has("batch", Class::Batch, 8, 6);
+    play.pressed(signals(32 * 1024, Some(20)));
+    assert!(play.node.take_clean_order().is_some());
+    assert_eq!(play.state_of_ram("batch"), State::Active);
+    play.later(3);
+    play.look();
+    assert_eq!(play.state_of_ram("batch"), State::Revoking);
 }
