@@ -77,7 +77,7 @@ fn what_is_not_granted_says_so_by_its_exit_code() {
     let mut holder = bed.start(&with(&["--vram", "20Gi"], &STAYS));
     holder.says("there");
     for (asked, words) in [
-        (vec!["--vram", "20Gi", "--no-wait"], "23936Mi"),
+        (vec!["--vram", "20Gi", "--no-wait"], "3456Mi"),
         (vec!["--vram", "20Gi", "--timeout", "50ms"], "the time to wait is over"),
         (vec!["--vram", "100Gi"], "could never be granted"),
     ] {
