@@ -75,6 +75,10 @@ impl Watching {
     }
 
     fn opened(&mut self, names: &[String]) {
+        // A file is announced before it is written; its opening may be heard of first.
+        while let Ok(file) = self.announced.try_recv() {
+            self.unread.insert(file, Instant::now() + self.patience);
+        }
         for name in names.iter().filter(|name| name.starts_with(PREFIX)) {
             self.unread.remove(name);
             self.condition.ready();
@@ -91,5 +95,23 @@ impl Watching {
             self.figures.unread_bindings.inc();
             self.condition.not_ready(format!("{file}: {remedy}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memboss_platform::admin::Readiness;
+
+    #[test]
+    fn a_file_that_was_opened_before_its_announcement_was_heard_is_no_fault() {
+        let condition = Readiness::default().condition("runtime-reads-cdi");
+        let (directory, patience) = (Path::new("/nowhere"), Duration::ZERO);
+        let (witness, mut watching) = Witness::new(directory, patience, condition, Figures::default());
+        let file = |name: &str| format!("{PREFIX}{name}.json");
+        witness.announce(file("opened"));
+        witness.announce(file("left"));
+        watching.opened(&[file("opened")]);
+        assert_eq!(watching.unread.keys().collect::<Vec<_>>(), [&file("left")]);
     }
 }
