@@ -47,10 +47,6 @@ pub enum Forecast {
     Wait {
         /// How many would stand before it.
         ahead: usize,
-        /// When protected victims are worth another look, if that is why.
-        victims_protected_until: Option<Moment>,
-        /// The largest there is for it, and whether it could ever fit.
-        largest: Mib,
         /// Whether it could ever be granted with what is there.
         satisfiable: bool,
         /// What would have to change.
@@ -196,11 +192,9 @@ impl Engine {
         }
         let order = OrderKey::new(&self.policy, request.class, request.enqueued, u64::MAX);
         let asker = Asker { lease: LeaseIx::MAX, order };
-        let full = match self.ledger.find_room(request, asker) {
-            Ok(spots) => match self.ledger.placement(&spots) {
-                Some(placement) => return Ok(Forecast::Grant(placement)),
-                None => Full::NoRoom,
-            },
+        let full = match self.ledger.find_room(request, asker).map(|spots| self.ledger.placement(&spots)) {
+            Ok(Some(placement)) => return Ok(Forecast::Grant(placement)),
+            Ok(None) => Full::NoRoom,
             Err(full) => full,
         };
         let protected = match self.plan_preemption(request, asker, now) {
@@ -214,17 +208,12 @@ impl Engine {
             Err(NoPlan::Protected(until)) => Some(until),
             Err(NoPlan::Nobody) => None,
         };
-        let (largest, satisfiable) = self.ledger.largest(request);
-        let why = protected
-            .map(|until| Waiting::VictimsProtected { until })
-            .unwrap_or_else(|| self.in_the_way(request, asker, full, (largest, satisfiable)));
-        Ok(Forecast::Wait {
-            why,
-            ahead: self.queue.ahead_of(order),
-            victims_protected_until: protected,
-            largest,
-            satisfiable,
-        })
+        let largest = self.ledger.largest(request);
+        let why = match protected {
+            Some(until) => Waiting::VictimsProtected { until },
+            None => self.in_the_way(request, asker, full, largest),
+        };
+        Ok(Forecast::Wait { ahead: self.queue.ahead_of(order), satisfiable: largest.1, why })
     }
 
     /// Why a lease stands where it stands, in sentences.

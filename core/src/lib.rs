@@ -50,6 +50,6 @@ pub use pressure::{Cause, Gauge, Pressure, Sign, Signals, Threshold, Thresholds}
 pub use refuse::{Closed, Refused, Waiting};
 pub use relief::{Cleaning, LastCleaning, RamHolder, Situation, Stay, Step};
 pub use request::{Demand, Flexibility, GpuSelector, GpuShare, Layout, NodeSelector, Placement, Request, Slot};
-pub use rests::{LONGEST_REST, Rests, SHORTEST_REST};
+pub use rests::Rests;
 pub use state::{EndReason, Notice, Phase, Token};
 pub use units::{Mib, Moment, NotAShare, Percent, Span, UNIT};

@@ -113,7 +113,7 @@ impl Situation<'_> {
     /// What is to be done next.
     #[must_use]
     pub fn next(&self) -> Step {
-        let pressed = self.pressed();
+        let pressed = self.level.min(self.shown);
         let dropping_helps = self.cause == Cause::Cache;
         match (pressed, self.cleaning) {
             (Pressure::Low, _) => Step::Nothing,
@@ -122,10 +122,6 @@ impl Situation<'_> {
             (Pressure::Moderate, _) => Step::Nothing,
             (Pressure::High | Pressure::Critical, _) => self.preempt(pressed == Pressure::Critical),
         }
-    }
-
-    fn pressed(&self) -> Pressure {
-        self.level.min(self.shown)
     }
 
     fn preempt(&self, critical: bool) -> Step {

@@ -5,9 +5,9 @@ use crate::relief::Cleaning;
 use crate::units::{Mib, Moment, Span};
 
 /// After a cleaning that did good.
-pub const SHORTEST_REST: Span = Span::from_secs(60);
+const SHORTEST_REST: Span = Span::from_secs(60);
 /// However often it did none.
-pub const LONGEST_REST: Span = Span::from_secs(32 * 60);
+const LONGEST_REST: Span = Span::from_secs(32 * 60);
 
 /// When cache may be dropped again, for each way of cleaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -27,8 +27,13 @@ impl Engine {
     }
 
     /// What would have to change for that request; `largest` as [`crate::ledger::Ledger::largest`] says.
-    pub(crate) fn in_the_way(&self, request: &Request, asker: Asker, full: Full, largest: (Mib, bool)) -> Waiting {
-        let (largest, satisfiable) = largest;
+    pub(crate) fn in_the_way(
+        &self,
+        request: &Request,
+        asker: Asker,
+        full: Full,
+        (largest, satisfiable): (Mib, bool),
+    ) -> Waiting {
         let need = request.demand.slots.iter().map(|slot| slot.on(largest)).max().unwrap_or_default();
         let pressed = self.pressed_node(request);
         let no_ram = |most| match &pressed {

@@ -15,7 +15,9 @@ mod vram_lease;
 use kube::CustomResourceExt;
 
 pub use convert::{Senseless, gpu_share};
-pub use memory_node::{Cleaning, Gpu, Health, MemoryNode, MemoryNodeSpec, MemoryNodeStatus, Ram, Summary};
+pub use memory_node::{
+    Cleaning, Gpu, Health, LONGEST_DRAIN_SECONDS, MemoryNode, MemoryNodeSpec, MemoryNodeStatus, Ram, Summary,
+};
 pub use model_load::{
     Format, ModelLoad, ModelLoadSpec, ModelLoadStatus, ModelOnNode, ModelPhase, ModelPlacement, Runtime, Source, Tier,
 };

@@ -5,6 +5,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// No drain has a later deadline: a week.
+pub const LONGEST_DRAIN_SECONDS: u32 = 604_800;
+
 /// What an administrator wants of the node.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
@@ -39,7 +42,7 @@ pub struct MemoryNodeSpec {
     pub drain_gpus: Vec<String>,
     /// Whoever is still there so many seconds after the node's agent read the wish is ended; without, each notice runs its time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 604_800))]
+    #[schemars(range(min = 1, max = LONGEST_DRAIN_SECONDS))]
     pub drain_deadline_seconds: Option<u32>,
 }
 

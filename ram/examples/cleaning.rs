@@ -4,7 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a benchmark speaks")]
 
 use std::fs::File;
-use std::io::{Read as _, Result, Write as _};
+use std::io::{Result, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,17 +50,14 @@ fn written(directory: &Path, number: usize, mib: usize) -> Result<Vec<PathBuf>> 
     (0..number).map(write).collect()
 }
 
-/// Lies in the cache, and is dropped from it.
-fn cleaned(files: &[PathBuf], mode: Mode) -> Result<Outcome> {
-    let mut piece = vec![0; PIECE];
-    for path in files {
-        let mut file = File::open(path)?;
-        while file.read(&mut piece)? > 0 {}
-    }
-    clean(files, mode)
+/// Reads them, so that they lie in the cache.
+fn read(files: &[PathBuf]) -> Result<()> {
+    files.iter().try_for_each(|path| std::io::copy(&mut File::open(path)?, &mut std::io::sink()).map(drop))
 }
 
-fn clean(files: &[PathBuf], mode: Mode) -> Result<Outcome> {
+/// Lies in the cache, and is dropped from it.
+fn cleaned(files: &[PathBuf], mode: Mode) -> Result<Outcome> {
+    read(files)?;
     let ask = Ask { mode, roots: files.to_vec(), target: None, dry_run: false, whole_machine: false };
     // Old enough for every mode.
     let later = SystemTime::now() + Duration::from_secs(3600);
@@ -88,26 +85,17 @@ fn beside(work: &Path) -> Result<()> {
     let neighbour = File::open(&own[0])?;
     let ended = AtomicBool::new(false);
     let alone = felt(&neighbour, || std::thread::sleep(Duration::from_secs(2)), &ended)?;
-    let cleaning = || {
-        for _ in 0..TIMES {
-            if let Err(error) = cleaned(&others, Mode::Aggressive) {
-                println!("cleaning failed: {error}");
-            }
-        }
-    };
     // Reading the files into the cache is what takes most of that time, and is no part of cleaning.
-    let reading = || {
-        for path in others.iter().cycle().take(others.len() * TIMES) {
-            let mut piece = vec![0; PIECE];
-            let Ok(mut file) = File::open(path) else { continue };
-            while file.read(&mut piece).is_ok_and(|read| read > 0) {}
+    let again = |what: &dyn Fn() -> Result<()>| {
+        if let Err(error) = (0..TIMES).try_for_each(|_| what()) {
+            println!("it went on with nothing beside it: {error}");
         }
     };
-    let read = felt(&neighbour, reading, &ended)?;
-    let both = felt(&neighbour, cleaning, &ended)?;
+    let reading = felt(&neighbour, || again(&|| read(&others)), &ended)?;
+    let both = felt(&neighbour, || again(&|| cleaned(&others, Mode::Aggressive).map(drop)), &ended)?;
     println!("a neighbour that reads 64 KiB from the cache, again and again (p50, p99, longest):");
     for (what, [middle, most, longest]) in
-        [("alone", alone), ("beside a reader of 2 GiB", read), ("beside that and aggressive cleaning of them", both)]
+        [("alone", alone), ("beside a reader of 2 GiB", reading), ("beside that and aggressive cleaning of them", both)]
     {
         println!("  {what}: {middle:.1?}, {most:.1?}, {longest:.1?}");
     }

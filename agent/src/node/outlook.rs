@@ -29,7 +29,7 @@ impl Outlook {
     }
 
     /// Something may have changed.
-    pub(super) fn is_due(&mut self) {
+    pub(super) fn changed(&mut self) {
         self.due = true;
     }
 
@@ -77,15 +77,15 @@ mod tests {
         let begun = Instant::now();
         let mut outlook = Outlook::new(begun);
         assert!(!outlook.is_on(true, begun), "nothing has changed");
-        outlook.is_due();
+        outlook.changed();
         assert!(outlook.is_on(false, begun));
         let (_, over) = look(&mut outlook, begun, QUICK);
-        outlook.is_due();
+        outlook.changed();
         assert!(outlook.is_on(true, over) && !outlook.is_on(false, over));
         assert!(outlook.is_on(false, over + QUICK * (PART - 1)));
         let slow = QUICK * 100;
         let (_, over) = look(&mut outlook, over, slow);
-        outlook.is_due();
+        outlook.changed();
         assert!(!outlook.is_on(true, over + slow * (PART - 2)), "nobody can make it take more of the time");
         assert!(outlook.is_on(false, over + slow * (PART - 1)));
     }
@@ -94,10 +94,10 @@ mod tests {
     fn places_that_were_not_told_are_told_when_it_is_time_though_nothing_comes_in() {
         let begun = Instant::now();
         let mut outlook = Outlook::new(begun);
-        outlook.is_due();
+        outlook.changed();
         let (told, over) = look(&mut outlook, begun, QUICK);
         assert!(told && outlook.next().is_none());
-        outlook.is_due();
+        outlook.changed();
         let again = over + QUICK * (PART - 1);
         assert_eq!(outlook.next(), Some(again));
         let (told, _) = look(&mut outlook, again, QUICK);

@@ -183,9 +183,10 @@ impl Node {
         let (Some(signals), true) = (self.relief.seen, settings.act) else { return };
         let (shown, _) = signals.level_by(&settings.thresholds);
         let level = self.relief.gauge.level();
+        let pressed = level.min(shown);
         let cause = signals.cause_by(&settings.thresholds, shown);
-        let missing = signals.missing_by(&settings.thresholds, level.min(shown));
-        let cleaning = self.relief.cleaning(level.min(shown), settings, self.look_began, now);
+        let missing = signals.missing_by(&settings.thresholds, pressed);
+        let cleaning = self.relief.cleaning(pressed, settings, self.look_began, now);
         let holders = self.ram_holders(now);
         match (Situation { level, shown, cause, missing, cleaning, holders: &holders }).next() {
             Step::Nothing => {}

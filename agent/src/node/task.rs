@@ -310,7 +310,7 @@ impl Task {
             self.eyes.sentinels.watch(process);
         }
         self.node.tell_clients();
-        self.outlook.is_due();
+        self.outlook.changed();
         if self.outlook.is_on(!self.viewers.is_empty(), Instant::now()) {
             self.look_out();
         }

@@ -71,7 +71,8 @@ capabilities:
     {{- include "memboss.rootWithoutCapabilities" . | nindent 4 }}
       # A process that leases in code and does not go when it has to is ended, whosever it is.
       {{- if .Values.agent.pressure.cleanIn }}
-      # Which files are in use is to be seen of every process, and files are to be opened whosever they are; FOWNER: how much of them lies in the cache.
+      # Which files are in use is to be seen of every process; files are to be opened, and what of them lies in the cache is to be seen (FOWNER),
+      # whosever they are.
       add: [KILL, SYS_PTRACE, DAC_READ_SEARCH, FOWNER]
       {{- else }}
       add: [KILL]

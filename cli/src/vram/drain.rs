@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{ArgGroup, Args};
 use futures::StreamExt as _;
 use memboss_agent_api::v1::{DrainProgress, DrainRequest, UndrainRequest};
+use memboss_crds::LONGEST_DRAIN_SECONDS;
 use serde::Serialize;
 
 use super::look;
@@ -16,9 +17,6 @@ use crate::exit::Failure;
 use crate::output::{Output, aside};
 use crate::way::{Server, Way};
 use crate::{gpus, plain, show};
-
-/// A week, in seconds: no `MemoryNode` has a later deadline.
-const LONGEST: u32 = 604_800;
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).multiple(false).args(["gpus", "node"])))]
@@ -98,7 +96,7 @@ async fn there(asked: Drain, server: &Server, output: Output) -> Result<()> {
 /// A deadline as a `MemoryNode` has it.
 fn within(deadline: Duration) -> Result<u32, Failure> {
     let seconds = deadline.as_millis().div_ceil(1000);
-    let fits = u32::try_from(seconds).ok().filter(|seconds| (1..=LONGEST).contains(seconds));
+    let fits = u32::try_from(seconds).ok().filter(|seconds| (1..=LONGEST_DRAIN_SECONDS).contains(seconds));
     fits.ok_or_else(|| Failure::Usage("--deadline is between a second and a week by the API server".to_owned()))
 }
 

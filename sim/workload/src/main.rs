@@ -6,7 +6,7 @@ mod cuda;
 mod notice;
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -168,7 +168,7 @@ fn fill(bytes: u64) -> Vec<u8> {
 
 /// Writes a file, to the disk, and reads it twice: pages that are read more than once count as in use.
 fn cache(path: &Path, size: u64) -> io::Result<()> {
-    let mut piece = vec![1; 1 << 20];
+    let piece = vec![1; 1 << 20];
     let mut file = File::create(path)?;
     for _ in 0..size >> 20 {
         file.write_all(&piece)?;
@@ -176,8 +176,7 @@ fn cache(path: &Path, size: u64) -> io::Result<()> {
     file.sync_all()?;
     drop(file);
     for _ in 0..2 {
-        let mut file = File::open(path)?;
-        while file.read(&mut piece)? > 0 {}
+        io::copy(&mut File::open(path)?, &mut io::sink())?;
     }
     say(&json!({ "event": "cached", "mib": size >> 20 }));
     Ok(())

@@ -88,16 +88,19 @@ mod tests {
     use super::*;
     use crate::probes::processes::{PodUid, Process};
 
-    #[test]
-    fn a_users_own_ceiling_goes_before_its_groups_and_a_pods_root_is_nobody_special() {
-        let caller = |user, groups: &[u32]| Caller {
+    fn caller(user: u32, groups: &[u32]) -> Caller {
+        Caller {
             process: Process { pid: 1, started: 1 },
             user,
             groups: groups.to_vec(),
             pod: None,
             contained: false,
             command: String::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_users_own_ceiling_goes_before_its_groups_and_a_pods_root_is_nobody_special() {
         let ceilings = Ceilings {
             everybody: Class::Normal,
             users: [(7, Class::Low)].into(),
@@ -119,20 +122,13 @@ mod tests {
 
     #[test]
     fn root_in_a_container_is_not_the_machines_root() {
-        let root = Caller {
-            process: Process { pid: 1, started: 1 },
-            user: 0,
-            groups: Vec::new(),
-            pod: None,
-            contained: false,
-            command: String::new(),
-        };
+        let root = caller(0, &[]);
         let inside = Caller { contained: true, ..root.clone() };
         let limits = Limits::default();
         assert!(limits.steers_all(&root) && !limits.steers_all(&inside));
         assert_eq!((limits.ceilings.of(&root), limits.ceilings.of(&inside)), (Class::Urgent, Class::High));
         assert!(!inside.is_of(&root) && !root.is_of(&inside) && inside.is_of(&inside));
-        let user = |contained| Caller { user: 1000, contained, ..root.clone() };
+        let user = |contained| Caller { contained, ..caller(1000, &[]) };
         assert!(user(true).is_of(&user(false)), "one user's containers are that user's");
     }
 }
