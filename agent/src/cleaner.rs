@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use crate::node::Input;
 use crate::node::relief::{CleanOrder, Cleaned};
 
-/// So much later it is looked at what of it came back.
-const CHECK_AFTER: Duration = Duration::from_secs(60);
+/// So much later it is looked at what of it came back: before cache may be dropped again (`memboss_core::Rests`), so that this is known by then.
+const CHECK_AFTER: Duration = Duration::from_secs(50);
 
 /// What cleaning may touch.
 #[derive(Clone, Debug)]

@@ -158,7 +158,7 @@ pub struct Cleaning {
     pub mode: String,
     /// How much was dropped.
     pub dropped: String,
-    /// How much of that was in the cache again a minute later.
+    /// How much of that was in the cache again 50 s later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub came_back: Option<String>,
     /// The same in a sentence, or what went wrong.

@@ -97,7 +97,8 @@ fn find(proc_root: &Path, watched: Process) -> Found {
     }
 }
 
-/// Asks a process to end; or ends it and all that descend from it, but for the others, which lease for themselves, and theirs.
+/// Asks a process to end; or ends it and all that descend from it, but for the others, which lease for themselves, and theirs; and but for this very
+/// process, which somebody may have begun from within a lease.
 pub fn push(proc_root: &Path, pushed: &Pushed) {
     let (members, signal) = match pushed.push {
         Push::Term => {
@@ -116,7 +117,7 @@ fn halted_family(proc_root: &Path, first: Process, others: &BTreeSet<Process>) -
     while let Some(member) = next.pop().filter(|_| halted.len() < family::FAMILY) {
         let Some(descriptor) = held(proc_root, member) else { continue };
         send(&descriptor, member, Signal::STOP);
-        let children = family::children(proc_root, member.pid).into_iter();
+        let children = family::children(proc_root, member.pid).into_iter().filter(|pid| *pid != std::process::id());
         next.extend(children.filter_map(|pid| process(proc_root, pid).ok()).filter(|child| !others.contains(child)));
         halted.push((member, descriptor));
     }

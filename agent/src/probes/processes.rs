@@ -58,11 +58,12 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The name under which its leases are kept: its pod's, or its user's.
+    /// The name under which its leases are kept: its pod's, or its user's; see [`Self::is_of`].
     #[must_use]
     pub fn owner(&self) -> String {
         match &self.pod {
             Some(pod) => pod.owner(),
+            None if self.user == 0 && self.contained => "contained-root".to_owned(),
             None => format!("user-{}", self.user),
         }
     }

@@ -3,11 +3,22 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Semaphore;
+
+use super::turns::AT_ONCE;
+
 /// Lets in as many of each owner as anybody may have.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
     most: usize,
-    there: Arc<Mutex<HashMap<String, usize>>>,
+    there: Arc<Mutex<HashMap<String, There>>>,
+}
+
+/// What an owner has of it.
+#[derive(Debug)]
+struct There {
+    places: usize,
+    turns: Arc<Semaphore>,
 }
 
 /// One that was let in, for as long as this lives.
@@ -15,6 +26,8 @@ pub(super) struct Gate {
 pub(super) struct Place {
     owner: String,
     gate: Gate,
+    /// The requests that its owner may have answered at once, over all its places.
+    pub(super) turns: Arc<Semaphore>,
 }
 
 impl Gate {
@@ -25,27 +38,28 @@ impl Gate {
 
     /// A place for that owner, if it has one left.
     pub(super) fn enter(&self, owner: &str) -> Option<Place> {
-        let mut there = self.lock();
-        let count = there.entry(owner.to_owned()).or_default();
-        if *count >= self.most {
+        let mut all = self.lock();
+        let none = || There { places: 0, turns: Arc::new(Semaphore::new(AT_ONCE)) };
+        let there = all.entry(owner.to_owned()).or_insert_with(none);
+        if there.places >= self.most {
             return None;
         }
-        *count += 1;
-        Some(Place { owner: owner.to_owned(), gate: self.clone() })
+        there.places += 1;
+        Some(Place { owner: owner.to_owned(), gate: self.clone(), turns: there.turns.clone() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, There>> {
         self.there.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut there = self.gate.lock();
-        if let Some(count) = there.get_mut(&self.owner) {
-            *count -= 1;
-            if *count == 0 {
-                there.remove(&self.owner);
+        let mut all = self.gate.lock();
+        if let Some(there) = all.get_mut(&self.owner) {
+            there.places -= 1;
+            if there.places == 0 {
+                all.remove(&self.owner);
             }
         }
     }
@@ -58,10 +72,11 @@ mod tests {
     #[test]
     fn one_owner_fills_its_own_places_only_and_gets_them_back() {
         let gate = Gate::new(2);
-        let held = [gate.enter("a"), gate.enter("a")];
-        assert!(held.iter().all(Option::is_some) && gate.enter("a").is_none());
-        assert!(gate.enter("b").is_some());
-        drop(held);
+        let held = [gate.enter("a").unwrap(), gate.enter("a").unwrap()];
+        assert!(gate.enter("a").is_none());
+        let other = gate.enter("b").unwrap();
+        assert!(Arc::ptr_eq(&held[0].turns, &held[1].turns) && !Arc::ptr_eq(&held[0].turns, &other.turns));
+        drop((held, other));
         assert!(gate.enter("a").is_some());
         assert!(gate.lock().is_empty(), "nobody is there any more");
     }

@@ -8,6 +8,7 @@ mod leases_words;
 mod message;
 mod node_service;
 mod peer;
+mod turns;
 mod veil;
 mod workload_service;
 
@@ -27,6 +28,7 @@ use tonic::Status;
 use tonic::transport::Server;
 
 use self::gate::Gate;
+use self::turns::Turns;
 use crate::neighbours::Neighbours;
 use crate::node::view::Snapshot;
 use crate::node::{Denied, Input};
@@ -195,8 +197,8 @@ pub async fn workload(
     };
     let service = workload_service::Service { desk, shutdown: shutdown.clone() };
     Server::builder()
-        // Requests that are being answered, and streams, of one connection.
-        .concurrency_limit_per_connection(64)
+        .layer(Turns)
+        // Requests and streams of one connection.
         .max_concurrent_streams(1024)
         .http2_max_header_list_size(16 * 1024)
         .add_service(WorkloadServer::new(service).max_decoding_message_size(LARGEST_MESSAGE))

@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tonic::transport::server::Connected;
 use tonic::{Extensions, Status};
 
@@ -32,7 +33,11 @@ pub(super) struct Peer {
 
 /// Who made a connection, or why that cannot be told.
 #[derive(Clone, Debug)]
-pub(super) struct Known(Arc<Result<Held, String>>);
+pub(super) struct Known {
+    who: Arc<Result<Held, String>>,
+    /// Of its owner.
+    pub(super) turns: Arc<Semaphore>,
+}
 
 /// A process that is known, and held by a descriptor: while that shows it alive, nobody else has its pid.
 #[derive(Debug)]
@@ -63,7 +68,8 @@ pub(super) fn connections(
                 tracing::debug!(owner, "has as many connections as anybody may");
                 continue;
             };
-            let peer = Peer { stream, known: Known(Arc::new(known)), _place: place };
+            let known = Known { who: Arc::new(known), turns: place.turns.clone() };
+            let peer = Peer { stream, known, _place: place };
             return Some((Ok(peer), (listener, proc_root, gate)));
         }
     })
@@ -107,6 +113,14 @@ fn descriptor(stream: &UnixStream, pid: u32) -> Option<OwnedFd> {
             pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()
         }
         other => other.ok(),
+    }
+}
+
+#[cfg(test)]
+impl Known {
+    /// Somebody of an owner that has these turns.
+    pub(super) fn with(turns: Arc<Semaphore>) -> Self {
+        Self { who: Arc::new(Err("nobody connected".to_owned())), turns }
     }
 }
 
@@ -168,7 +182,7 @@ pub(super) fn pod(extensions: &Extensions) -> Result<PodUid, Status> {
 /// `PERMISSION_DENIED`, with why.
 pub(super) fn caller(extensions: &Extensions) -> Result<Caller, Status> {
     let known = extensions.get::<Known>().ok_or_else(|| Status::permission_denied("nobody knows who connected"))?;
-    let held = known.0.as_ref().as_ref().map_err(|why| Status::permission_denied(why.clone()))?;
+    let held = known.who.as_ref().as_ref().map_err(|why| Status::permission_denied(why.clone()))?;
     // Its connection may have been left to another process.
     if lives(&held.process) {
         Ok(held.caller.clone())

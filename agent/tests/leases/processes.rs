@@ -7,7 +7,7 @@ use memboss_agent::node::clients::{ClientInput, Push, Pushed};
 use memboss_agent::probes::pidfd::{Sentinels, push};
 use memboss_agent::probes::processes::{Process, lives, process};
 use memboss_agent_api::v1::{AcquireRequest, Phase};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::sync::mpsc;
 
 use crate::bed::{Bed, acquire, lease, until_phase, vram};
@@ -56,6 +56,32 @@ async fn who_is_ended_takes_along_all_that_it_began_but_for_those_that_lease_for
     assert!(matches!(heard.recv().await, Some(Input::Client(ClientInput::Gone(gone))) if gone == ended));
     assert!(lives("/proc".as_ref(), holder).unwrap() && lives("/proc".as_ref(), left_alone).unwrap());
     kill(holder, &[]);
+}
+
+#[tokio::test]
+async fn an_agent_that_was_begun_by_who_is_ended_goes_on() {
+    let mut command = tokio::process::Command::new("sh");
+    let script = r#""$0" --exact processes::ends_its_parent --ignored --nocapture; :"#;
+    command.args(["-c", script]).arg(std::env::current_exe().unwrap()).env(ENDS_ITS_PARENT, "");
+    let mut parent = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut said = String::new();
+    parent.stdout.take().unwrap().read_to_string(&mut said).await.unwrap();
+    assert!(!parent.wait().await.unwrap().success() && said.contains(STILL_HERE), "{said}");
+}
+
+const ENDS_ITS_PARENT: &str = "ENDS_ITS_PARENT";
+const STILL_HERE: &str = "it goes on";
+
+#[test]
+#[ignore = "another test starts it"]
+fn ends_its_parent() {
+    // Whoever runs all that is ignored is not to be ended.
+    if std::env::var_os(ENDS_ITS_PARENT).is_none() {
+        return;
+    }
+    let parent = process("/proc".as_ref(), std::os::unix::process::parent_id()).unwrap();
+    push("/proc".as_ref(), &Pushed { process: parent, push: Push::Kill, others: [].into() });
+    println!("{STILL_HERE}");
 }
 
 #[tokio::test]
