@@ -31,4 +31,4 @@ helm upgrade --install memboss "$root/charts/memboss" --kube-context kind-$name 
   --set image.repository=docker.io/local/memboss --set image.tag=bed --set image.pullPolicy=Never \
   --set driver.hostPath=/run/memboss-sim --set driver.readOnly=false --set driver.nvmlLibrary=/run/memboss-sim/lib/libnvidia-ml.so.1 --wait --timeout 5m
 kubectl config use-context kind-$name >/dev/null
-K=env NODE=$(kubectl get memorynodes -o jsonpath='{.items[0].metadata.name}') "$here/tour.sh"
+K=env MEMBOSS=$target/memboss NODE=$(kubectl get memorynodes -o jsonpath='{.items[0].metadata.name}') "$here/tour.sh"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Shows the main job on the demo's cluster, with what to try next: pods share a GPU, one waits and says why, an URGENT one gets its memory from a
-# BATCH one after a notice. $K runs a command in the cluster. It may only touch the namespace `demo`.
+# BATCH one after a notice. $K runs a command in the cluster, and $MEMBOSS is the command line there. It may only touch the namespace `demo`.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 k() { $K kubectl "$@"; }
-title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+title() { if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi; }
 show() { k -n demo get vramleases; }
 lease_is() { [ "$(k -n demo get vramleases -o jsonpath="{.items[?(@.spec.subject.podName=='$1')].status.phase}")" = "$2" ]; }
 until_is() { # until_is POD PHASE…
@@ -45,13 +45,16 @@ show
 until_is urgent Active
 title "... and the URGENT pod runs"
 show
-k -n demo logs large 2>/dev/null | grep notice || true
+
+title "The same in bars, by the command line"
+$K "$MEMBOSS" vram status 2>/dev/null
 
 cat <<TEXT
 
 What to try (K='$K'):
   \$K kubectl get vramleases -A -o wide                   who holds or waits for what, and why
   \$K kubectl -n demo describe pod third                  the events tell the story
+  \$K $MEMBOSS vram top     a live screen; lease why demo/third, ram status, doctor --help tell more
   \$K kubectl -n demo delete pod small                    the waiting one gets the memory
   \$K kubectl get memorynodes -o yaml                     what each agent sees
   \$K kubectl -n demo run wrong --image=x --annotations=memboss.dev/vram=lots     refused, with what would be right

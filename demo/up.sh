@@ -17,4 +17,4 @@ else
   "$root/tests/cluster/up.sh" --name $bed --nodes 2
 fi
 "$root/tests/install.sh" $bed
-K="$root/tests/cluster/k.sh --name $bed" "$here/tour.sh"
+K="$root/tests/cluster/k.sh --name $bed" MEMBOSS=${CARGO_TARGET_DIR:-$root/target}/release/memboss "$here/tour.sh"

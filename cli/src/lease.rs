@@ -158,7 +158,7 @@ fn changed(before: &[Placed], now: &[Placed]) -> Vec<Placed> {
     let steady = |placed: &Placed| {
         let mut placed = placed.clone();
         if let Some(holder) = &mut placed.view.holder {
-            (holder.phase_ms, holder.used_mib) = (0, 0);
+            (holder.phase_ms, holder.used_mib, holder.ram_used_mib) = (0, None, None);
         }
         if let Some(notice) = &mut placed.view.notice {
             notice.remaining_ms = 0;
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_figure_that_moves_is_no_news_and_a_lease_that_is_gone_has_ended() {
         let lease = |name: &str, phase: Phase, used_mib| {
-            let holder = Some(Holder { used_mib, ..Holder::default() });
+            let holder = Some(Holder { used_mib: Some(used_mib), ..Holder::default() });
             let view = LeaseView { lease: name.into(), phase: phase.into(), holder, ..LeaseView::default() };
             Placed { view, ..Placed::default() }
         };

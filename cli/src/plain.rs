@@ -91,7 +91,8 @@ struct Holder {
     uid: u32,
     name: String,
     label: Option<String>,
-    used_mib: u64,
+    used_mib: Option<u64>,
+    ram_used_mib: Option<u64>,
     phase_ms: u64,
 }
 
@@ -185,6 +186,7 @@ pub(crate) fn lease(lease: &LeaseView) -> Lease {
             name: holder.name.clone(),
             label: said(&holder.label),
             used_mib: holder.used_mib,
+            ram_used_mib: holder.ram_used_mib,
             phase_ms: holder.phase_ms,
         }),
     }

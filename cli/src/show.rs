@@ -230,7 +230,7 @@ fn lease_table<'a>(leases: impl Iterator<Item = (&'a LeaseView, &'a str)> + Clon
 pub(crate) fn columns(lease: &LeaseView) -> [String; 9] {
     let holder = lease.holder.clone().unwrap_or_default();
     let ram = if lease.ram_mib > 0 { amount(lease.ram_mib) } else { String::new() };
-    let used = if lease.gpus.is_empty() { String::new() } else { amount(holder.used_mib) };
+    let used = if lease.gpus.is_empty() { holder.ram_used_mib } else { holder.used_mib };
     let name = if holder.label.is_empty() { holder.name } else { format!("{} ({})", holder.name, holder.label) };
     [
         lease.lease.clone(),
@@ -239,7 +239,7 @@ pub(crate) fn columns(lease: &LeaseView) -> [String; 9] {
         time(holder.phase_ms),
         shares(&lease.gpus),
         ram,
-        used,
+        used.map_or_else(String::new, amount),
         name,
         why(lease),
     ]

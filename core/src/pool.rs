@@ -123,19 +123,15 @@ impl Pool {
         self.free().minus(self.claimed_from(class, order))
     }
 
-    /// What will be free for that class and place once those have gone. Where more is charged than there is, what they free pays that debt first.
-    pub(crate) fn free_without(&self, class: Class, order: OrderKey, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
-        self.leasable.minus(self.spoken_for(class, order, gone))
-    }
-
-    /// By how much more is spoken for than there is, once those have gone.
-    pub(crate) fn debt_without(&self, class: Class, order: OrderKey, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
-        self.spoken_for(class, order, gone).minus(self.leasable)
-    }
-
-    fn spoken_for(&self, class: Class, order: OrderKey, gone: impl Fn(LeaseIx, &Charge) -> bool) -> Mib {
-        let staying: Mib = self.charges.iter().filter(|(ix, c)| !gone(**ix, c)).map(|(_, c)| c.memory).sum();
+    /// What others have of it, for that class and place, once those who are leaving have left.
+    pub(crate) fn spoken_for(&self, class: Class, order: OrderKey) -> Mib {
+        let staying: Mib = self.charges.values().filter(|c| !c.leaving).map(|c| c.memory).sum();
         self.foreign.plus(staying).plus(self.claimed_from(class, order))
+    }
+
+    /// What that lease has of it.
+    pub(crate) fn held_by(&self, lease: LeaseIx) -> Mib {
+        self.charges.get(&lease).map(|c| c.memory).unwrap_or_default()
     }
 
     /// The first in line here, if it stands before that asker.

@@ -5,13 +5,13 @@
 //! lost, then the least memory in excess, then the youngest; whoever turns out not to be needed is dropped again. Among places: the same order.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::class::Class;
 use crate::engine::Engine;
 use crate::ledger::{Node, Spots};
 use crate::place::{Asker, SEARCH_LIMIT, assign};
-use crate::pool::{Charge, LeaseIx, PoolIx};
+use crate::pool::{LeaseIx, Pool, PoolIx};
 use crate::request::Request;
 use crate::state::Phase;
 use crate::units::{Mib, Moment, Span};
@@ -96,7 +96,48 @@ impl Engine {
     }
 }
 
-impl Search<'_> {
+/// What is missing on a pool for the asker: it depends on how much its holders free there, and not on whom.
+struct Gap<'a> {
+    ix: PoolIx,
+    pool: &'a Pool,
+    need: Mib,
+    /// What others have, once those who are leaving have left.
+    spoken_for: Mib,
+    /// What is free then, and what of that is the asker's.
+    soon: Mib,
+    open: Mib,
+}
+
+impl Gap<'_> {
+    /// Where more is spoken for than there is, what becomes free pays that debt first.
+    fn short(&self, freed: Mib) -> Mib {
+        let then = self.pool.leasable.minus(self.spoken_for.minus(freed));
+        self.need.minus(self.open.plus(then.minus(self.soon)))
+    }
+
+    /// By how much more is spoken for than there is.
+    fn debt(&self, freed: Mib) -> Mib {
+        self.spoken_for.minus(freed).minus(self.pool.leasable)
+    }
+
+    fn freed_by(&self, victims: &[LeaseIx]) -> Mib {
+        victims.iter().map(|victim| self.pool.held_by(*victim)).sum()
+    }
+}
+
+/// The dearest first: whoever is not needed stays.
+fn drop_needless(gaps: &[Gap<'_>], victims: &mut Vec<LeaseIx>) {
+    let mut freed: Vec<Mib> = gaps.iter().map(|gap| gap.freed_by(victims)).collect();
+    for at in (0..victims.len()).rev() {
+        let held = |gap: &Gap<'_>| gap.pool.held_by(victims[at]);
+        if gaps.iter().zip(&freed).all(|(gap, freed)| gap.short(freed.minus(held(gap))).is_zero()) {
+            freed = gaps.iter().zip(&freed).map(|(gap, freed)| freed.minus(held(gap))).collect();
+            victims.remove(at);
+        }
+    }
+}
+
+impl<'a> Search<'a> {
     fn on_gpus(&mut self, least: Mib) -> Vec<Plan> {
         let ledger = &self.engine.ledger;
         let reachable = ledger.gpus_by_reach(self.request.class).range((least, 0)..).rev();
@@ -145,80 +186,74 @@ impl Search<'_> {
 
     /// Who has to leave those spots; `None` if that does not free enough.
     fn complete(&mut self, spots: Spots) -> Option<Plan> {
+        if spots.all().any(|(ix, _)| self.engine.ledger.closed(ix).is_some()) {
+            return None;
+        }
+        let gaps = self.gaps(&spots);
         let mut victims: Vec<LeaseIx> = Vec::new();
-        for (ix, need) in spots.all() {
-            if self.engine.ledger.closed(ix).is_some() {
-                return None;
-            }
-            if !self.shortage(ix, need, &victims).is_zero() {
-                self.choose(ix, need, &mut victims)?;
+        for gap in &gaps {
+            if !gap.short(gap.freed_by(&victims)).is_zero() {
+                self.choose(gap, &mut victims)?;
             }
         }
-        self.drop_needless(&spots, &mut victims);
-        let cost = self.cost(&spots, &victims);
+        drop_needless(&gaps, &mut victims);
+        let cost = self.cost(&gaps, &victims);
         Some(Plan { spots, victims, needed: BTreeMap::new(), cost })
     }
 
-    /// What is missing on that pool when those victims have gone.
-    fn shortage(&self, ix: PoolIx, need: Mib, victims: &[LeaseIx]) -> Mib {
-        let pool = self.engine.ledger.pool(ix);
-        let (class, order) = (self.request.class, self.asker.order);
-        let soon = pool.free_without(class, order, |_, c| c.leaving);
-        let then = pool.free_without(class, order, |lease, c| c.leaving || victims.contains(&lease));
-        need.minus(self.open_to_asker(ix, soon).plus(then.minus(soon)))
+    fn gaps(&self, spots: &Spots) -> Vec<Gap<'a>> {
+        spots.all().map(|(ix, need)| self.gap(ix, need)).collect()
     }
 
-    /// What is free anyway is the first in line's, if that one stands before the asker: the asker gets only what may stand beside it.
-    fn open_to_asker(&self, ix: PoolIx, soon: Mib) -> Mib {
+    fn gap(&self, ix: PoolIx, need: Mib) -> Gap<'a> {
         let pool = self.engine.ledger.pool(ix);
+        let spoken_for = pool.spoken_for(self.request.class, self.asker.order);
+        let soon = pool.leasable.minus(spoken_for);
+        // What is free anyway is the first in line's, if that one stands before the asker: the asker gets only what may stand beside it.
         let first = pool.first_before(self.asker.lease, self.asker.order);
-        first.map_or(soon, |first| soon.min(pool.beside_shadow(first.need, self.asker.lease)))
+        let open = first.map_or(soon, |first| soon.min(pool.beside_shadow(first.need, self.asker.lease)));
+        Gap { ix, pool, need, spoken_for, soon, open }
     }
 
-    fn choose(&mut self, ix: PoolIx, need: Mib, victims: &mut Vec<LeaseIx>) -> Option<()> {
-        let mut candidates: Vec<_> = self.candidates(ix).into_iter().filter(|v| !victims.contains(v)).collect();
-        let pool = self.engine.ledger.pool(ix);
-        let held = |lease: &LeaseIx| pool.charges.get(lease).map(|c| c.memory).unwrap_or_default();
-        let short = self.to_be_freed(ix, need, victims);
-        candidates.sort_by_cached_key(|lease| self.price(*lease, held(lease), short));
-        for lease in candidates {
-            victims.push(lease);
-            if self.shortage(ix, need, victims).is_zero() {
-                return Some(());
-            }
+    fn choose(&mut self, gap: &Gap<'_>, victims: &mut Vec<LeaseIx>) -> Option<()> {
+        let chosen: BTreeSet<LeaseIx> = victims.iter().copied().collect();
+        let mut candidates: Vec<_> = self.candidates(gap.pool).into_iter().filter(|v| !chosen.contains(v)).collect();
+        let mut freed = gap.freed_by(victims);
+        let all = candidates.iter().fold(freed, |sum, lease| sum.plus(gap.pool.held_by(*lease)));
+        // Before they are put in order: whoever asks in vain, again and again, shall cost little.
+        if !gap.short(all).is_zero() {
+            return None;
         }
-        None
-    }
-
-    /// What is missing, and what is owed where more is spoken for than there is.
-    fn to_be_freed(&self, ix: PoolIx, need: Mib, victims: &[LeaseIx]) -> Mib {
-        let pool = self.engine.ledger.pool(ix);
-        let gone = |lease, c: &Charge| c.leaving || victims.contains(&lease);
-        let debt = pool.debt_without(self.request.class, self.asker.order, gone);
-        self.shortage(ix, need, victims).plus(debt)
+        let short = gap.short(freed).plus(gap.debt(freed));
+        candidates.sort_by_cached_key(|lease| self.price(*lease, gap.pool.held_by(*lease), short));
+        for lease in candidates {
+            if gap.short(freed).is_zero() {
+                break;
+            }
+            freed = freed.plus(gap.pool.held_by(lease));
+            victims.push(lease);
+        }
+        Some(())
     }
 
     fn needed(&self, plan: &Plan) -> BTreeMap<LeaseIx, BTreeMap<PoolIx, Mib>> {
         let mut needed: BTreeMap<LeaseIx, BTreeMap<PoolIx, Mib>> = BTreeMap::new();
-        for (ix, need) in plan.spots.all() {
-            let pool = self.engine.ledger.pool(ix);
-            let mut short =
-                if self.shortage(ix, need, &[]).is_zero() { Mib::ZERO } else { self.to_be_freed(ix, need, &[]) };
+        for gap in self.gaps(&plan.spots) {
+            let short = gap.short(Mib::ZERO);
+            let mut short = if short.is_zero() { short } else { short.plus(gap.debt(Mib::ZERO)) };
             for victim in &plan.victims {
-                let held = pool.charges.get(victim).map(|c| c.memory).unwrap_or_default();
-                let from_it = held.min(short);
+                let from_it = gap.pool.held_by(*victim).min(short);
                 short = short.minus(from_it);
-                needed.entry(*victim).or_default().insert(ix, from_it);
+                needed.entry(*victim).or_default().insert(gap.ix, from_it);
             }
         }
         needed
     }
 
     /// The leases on that pool that may be asked to go.
-    fn candidates(&mut self, ix: PoolIx) -> Vec<LeaseIx> {
-        let engine = self.engine;
-        let charges = &engine.ledger.pool(ix).charges;
-        let lower: Vec<_> = charges
+    fn candidates(&mut self, pool: &Pool) -> Vec<LeaseIx> {
+        let lower: Vec<_> = pool
+            .charges
             .iter()
             .filter(|(_, c)| c.class < self.request.class && !c.leaving)
             .map(|(lease, _)| *lease)
@@ -257,26 +292,11 @@ impl Search<'_> {
         (Some(lease.request.class), !lease.request.flexibility.any(), lost, held.minus(short), Reverse(since))
     }
 
-    /// The dearest first: whoever is not needed stays.
-    fn drop_needless(&self, spots: &Spots, victims: &mut Vec<LeaseIx>) {
-        for at in (0..victims.len()).rev() {
-            let mut without = victims.clone();
-            without.remove(at);
-            if spots.all().all(|(ix, need)| self.shortage(ix, need, &without).is_zero()) {
-                *victims = without;
-            }
-        }
-    }
-
-    fn cost(&self, spots: &Spots, victims: &[LeaseIx]) -> Cost {
+    fn cost(&self, gaps: &[Gap<'_>], victims: &[LeaseIx]) -> Cost {
         let leases: Vec<_> = victims.iter().filter_map(|v| self.engine.lease_at(*v)).collect();
         let highest_class = leases.iter().map(|l| l.request.class).max();
-        let freed: Mib = spots
-            .all()
-            .flat_map(|(ix, _)| victims.iter().filter_map(move |v| self.engine.ledger.pool(ix).charges.get(v)))
-            .map(|c| c.memory)
-            .sum();
-        let short: Mib = spots.all().map(|(ix, need)| self.shortage(ix, need, &[])).sum();
+        let freed: Mib = gaps.iter().map(|gap| gap.freed_by(victims)).sum();
+        let short: Mib = gaps.iter().map(|gap| gap.short(Mib::ZERO)).sum();
         Cost {
             highest_class,
             of_that_class: leases.iter().filter(|l| Some(l.request.class) == highest_class).count(),

@@ -21,7 +21,7 @@ struct Answer {
 }
 
 /// The command line lies beside the tests.
-fn binary() -> Result<PathBuf> {
+pub(crate) fn binary() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let found = own.ancestors().skip(1).map(|folder| folder.join("memboss")).find(|path| path.is_file());
     found.context("memboss is not beside the tests: cargo build --release --workspace")

@@ -7,6 +7,8 @@ use memboss_tests::pods::{self, TestPod};
 use memboss_tests::wait;
 use serde_json::{Value, json};
 
+use crate::command_line::binary;
+
 /// A container that runs the workload with a lease in code.
 fn run(name: &str, options: &[&str], workload: &[&str]) -> Value {
     let mut args = vec!["run"];
@@ -110,6 +112,48 @@ async fn a_pod_leases_in_code_is_seen_doing_so_and_keeps_its_lease_when_the_agen
             .await?;
         wait::until("nothing is shown", 30, || async { Ok(leases::all(client, ns).await?.is_empty().then_some(())) })
             .await
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs the test bed"]
+async fn an_agent_that_begins_anew_without_the_api_server_goes_on_with_what_pods_lease_in_code() -> Result<()> {
+    Bed::in_namespace("in-code-alone", async |bed, ns| {
+        let options = ["--vram", "2Gi", "--class", "low"];
+        let worker = pod("worker", "low", &[run("main", &options, &["--alloc", "2Gi"])]).annotate("agent", "gpus");
+        worker.create(&bed.client, ns).await?;
+        let is_active = |lease: &Seen| lease.phase() == "Active";
+        let before = until_shown(bed, ns, "worker", "is Active", is_active).await?;
+        bed.script("component.sh", &["apiserver", "kill"])?;
+        let kept = kept_by_another_agent(bed).await;
+        // Whatever came of it: the other tests need it.
+        bed.script("component.sh", &["apiserver", "start"])?;
+        kept?;
+        let after = until_shown(bed, ns, "worker", "is Active", is_active).await?;
+        let grant = "/status/allocation/token";
+        ensure!(after.field(grant) == before.field(grant), "the same grant: {before:?} {after:?}");
+        let said =
+            wait::until("its log", 60, || async { pods::text(&bed.client, ns, "worker", "main").await.map(Some) });
+        ensure!(said.await?.contains("the agent is back, and the lease goes on"), "it took its lease up again");
+        leases::nothing_granted_twice(&bed.client).await
+    })
+    .await
+}
+
+/// Kills node1's agent; the next one has the node's one lease, and has it still when the grace time of whoever did not take up its lease is over.
+async fn kept_by_another_agent(bed: &Bed) -> Result<()> {
+    let list = format!("{} --by socket lease list -o json", binary()?.display());
+    let active = || -> Result<usize> {
+        let told: Value = serde_json::from_str(&bed.on_node("node1", &list)?)?;
+        let leases = told.as_array().context("no list of leases")?;
+        Ok(leases.iter().filter(|lease| lease["state"] == "Active").count())
+    };
+    ensure!(active()? == 1, "node1 has that lease and no other");
+    bed.kill("node1", "memboss-agent")?;
+    wait::until("another agent answers", 60, || async { active().map(Some) }).await?;
+    wait::never("the lease goes on", 13, || async {
+        Ok(Some(active()?).filter(|active| *active != 1).map(|active| format!("{active} leases")))
     })
     .await
 }

@@ -104,8 +104,9 @@ fn holder(whose: &Whose, seen: &LeaseSeen, now: Moment) -> v1::Holder {
         uid: whose.user,
         name: whose.name.clone(),
         label: whose.label.clone(),
-        used_mib: seen.used.iter().copied().sum::<Mib>().mib(),
+        used_mib: (!seen.used.is_empty()).then(|| seen.used.iter().copied().sum::<Mib>().mib()),
         phase_ms: now.since(seen.since).millis(),
+        ram_used_mib: seen.ram_used.map(Mib::mib),
     }
 }
 

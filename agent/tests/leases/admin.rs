@@ -102,8 +102,10 @@ async fn a_part_given_back_serves_the_next_and_ram_takes_what_moves_there() {
     let mut held = acquire(&bed, AcquireRequest { ram_mib: 1024, can_offload: true, ..vram(20) }).await;
     let id = lease(&until_phase(&mut held, Phase::Active).await).lease.clone();
     bed.uses(18);
-    bed.until(|status| status.leases.first().is_some_and(|lease| lease.holder.as_ref().unwrap().used_mib == 18 * 1024))
-        .await;
+    bed.until(|status| {
+        status.leases.first().is_some_and(|lease| lease.holder.as_ref().unwrap().used_mib == Some(18 * 1024))
+    })
+    .await;
     let mut waits = acquire(&bed, vram(10)).await;
     until_phase(&mut waits, Phase::Waiting).await;
     let mut client = bed.client().await;

@@ -25,7 +25,7 @@ async fn everybody_sees_who_holds_what_who_waits_and_why_but_no_secret() {
     assert_eq!((holder.pid, holder.uid), (std::process::id(), rustix::process::geteuid().as_raw()));
     assert_eq!(
         (holder.label.as_str(), holder.used_mib),
-        ("train[31m", 18 * 1024),
+        ("train[31m", Some(18 * 1024)),
         "nothing that a terminal would obey"
     );
     assert!(holder.name.starts_with("leases"), "{holder:?}");

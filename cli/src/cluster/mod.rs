@@ -149,10 +149,7 @@ impl Server {
         let api = Api::<Event>::namespaced(self.client.clone(), &lease.namespace().unwrap_or_default());
         let about = format!("involvedObject.uid={}", lease.metadata.uid.clone().unwrap_or_default());
         match api.list(&ListParams::default().fields(&about)).await {
-            Ok(events) => lines.extend(events.items.iter().map(|event| {
-                let text = |said: &Option<String>| said.clone().unwrap_or_default();
-                format!("event {}: {}", text(&event.reason), text(&event.message))
-            })),
+            Ok(events) => lines.extend(events.items.iter().map(|event| words::happened(event, now()))),
             Err(error) => lines.push(format!("its events cannot be read: {}", refused(&error))),
         }
         Ok(lines)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use memboss_agent_api::v1::{
@@ -10,6 +11,7 @@ use memboss_agent_api::v1::{
 use memboss_crds::{self as crds, LeasePhase, MemoryNode, VramLease, VramLeaseStatus, parse_mib};
 
 use super::{Picture, Placed};
+use crate::show::time;
 
 /// All of it at that time, in milliseconds since 1970: those who wait after those who hold, in their order, and what is over last.
 pub(super) fn picture<'a>(
@@ -88,6 +90,16 @@ pub(super) fn explained(lease: &VramLease) -> Vec<String> {
     lines
 }
 
+/// What happened to it, and how long ago that was last so: it may be true no more.
+pub(super) fn happened(event: &Event, now: i64) -> String {
+    let said = |text: &Option<String>| text.clone().unwrap_or_default();
+    let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
+    let told = event.last_timestamp.as_ref().or(event.metadata.creation_timestamp.as_ref());
+    let at = series.or(event.event_time.as_ref()).map(|time| time.0).or(told.map(|time| time.0));
+    let ago = at.map(|at| format!(", {} ago", time(past(at.as_millisecond(), now)))).unwrap_or_default();
+    format!("event {}{ago}: {}", said(&event.reason), said(&event.message))
+}
+
 /// The reason of a lease's state: its queue's, else its own.
 fn reason(status: &VramLeaseStatus) -> (String, String) {
     let queue = status.queue.clone().unwrap_or_default();
@@ -161,6 +173,9 @@ fn placed(lease: &VramLease, now: i64) -> Placed {
         memory_mib: mib(&gpu.memory),
     });
     let namespace = lease.namespace().unwrap_or_default();
+    let used = allocation.used.as_deref().map(mib);
+    // One figure is told: of its GPUs where it has some.
+    let (used_mib, ram_used_mib) = if allocation.gpus.is_empty() { (None, used) } else { (used, None) };
     let view = LeaseView {
         lease: format!("{namespace}/{}", lease.name_any()),
         phase: phase.into(),
@@ -174,7 +189,8 @@ fn placed(lease: &VramLease, now: i64) -> Placed {
         queue,
         holder: Some(Holder {
             name: format!("{namespace}/{}", lease.spec.subject.pod_name),
-            used_mib: allocation.used.as_deref().map(mib).unwrap_or_default(),
+            used_mib,
+            ram_used_mib,
             phase_ms: since(lease, &status, phase).map_or(0, |since| past(since, now)),
             ..Holder::default()
         }),
@@ -247,7 +263,28 @@ mod tests {
         );
         assert_eq!((told.view.phase(), told.view.gpus[0].memory_mib), (Phase::Active, 8192));
         let holder = told.view.holder.unwrap();
-        assert_eq!((holder.used_mib, holder.phase_ms), (7168, 15_000));
+        assert_eq!((holder.used_mib, holder.phase_ms), (Some(7168), 15_000));
+    }
+
+    #[test]
+    fn an_event_is_told_with_its_age_as_far_as_that_is_known() {
+        for (event, words) in [
+            (json!({ "eventTime": "1970-01-01T00:00:05.000000Z" }), "event NoRoom, 20s ago: 8Gi are not free"),
+            (
+                json!({
+                    "eventTime": "1970-01-01T00:00:05.000000Z",
+                    "series": { "count": 2, "lastObservedTime": "1970-01-01T00:00:15.000000Z" },
+                }),
+                "event NoRoom, 10s ago: 8Gi are not free",
+            ),
+            (json!({ "lastTimestamp": "1970-01-01T00:00:24Z" }), "event NoRoom, 1s ago: 8Gi are not free"),
+            (json!({}), "event NoRoom: 8Gi are not free"),
+        ] {
+            let mut whole =
+                json!({ "metadata": {}, "involvedObject": {}, "reason": "NoRoom", "message": "8Gi are not free" });
+            whole.as_object_mut().unwrap().extend(event.as_object().unwrap().clone());
+            assert_eq!(happened(&serde_json::from_value(whole).unwrap(), 25_000), words);
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@ use super::Finding;
 use crate::agent::Sockets;
 use crate::exit::Failure;
 
-const START: &str = "start it (systemctl start memboss-agent), or say where it listens by --socket";
+const START: &str =
+    "start it (systemctl start memboss-agent), or say where it listens by --socket; about a cluster: --by api";
 
 /// What was found, and what the agent told.
 pub(super) async fn look(sockets: &Sockets) -> (Vec<Finding>, Option<StatusResponse>) {

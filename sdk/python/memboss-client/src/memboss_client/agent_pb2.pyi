@@ -334,20 +334,22 @@ class MachinesResponse(_message.Message):
     def __init__(self, machines: _Optional[_Iterable[_Union[StatusResponse, _Mapping]]] = ...) -> None: ...
 
 class Holder(_message.Message):
-    __slots__ = ("pid", "uid", "name", "label", "used_mib", "phase_ms")
+    __slots__ = ("pid", "uid", "name", "label", "used_mib", "phase_ms", "ram_used_mib")
     PID_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     USED_MIB_FIELD_NUMBER: _ClassVar[int]
     PHASE_MS_FIELD_NUMBER: _ClassVar[int]
+    RAM_USED_MIB_FIELD_NUMBER: _ClassVar[int]
     pid: int
     uid: int
     name: str
     label: str
     used_mib: int
     phase_ms: int
-    def __init__(self, pid: _Optional[int] = ..., uid: _Optional[int] = ..., name: _Optional[str] = ..., label: _Optional[str] = ..., used_mib: _Optional[int] = ..., phase_ms: _Optional[int] = ...) -> None: ...
+    ram_used_mib: int
+    def __init__(self, pid: _Optional[int] = ..., uid: _Optional[int] = ..., name: _Optional[str] = ..., label: _Optional[str] = ..., used_mib: _Optional[int] = ..., phase_ms: _Optional[int] = ..., ram_used_mib: _Optional[int] = ...) -> None: ...
 
 class Ram(_message.Message):
     __slots__ = ("total_mib", "available_mib", "leasable_mib", "leased_mib", "pressure", "pressure_sign")
