@@ -82,6 +82,7 @@ struct Notice {
     preemptor_class: Option<String>,
     reason: String,
     needed_mib: Vec<u64>,
+    needed_ram_mib: u64,
     remaining_ms: u64,
 }
 
@@ -178,6 +179,7 @@ pub(crate) fn lease(lease: &LeaseView) -> Lease {
             preemptor_class: said(&notice.preemptor_class),
             reason: notice.reason.clone(),
             needed_mib: notice.needed_mib.clone(),
+            needed_ram_mib: notice.needed_ram_mib,
             remaining_ms: notice.remaining_ms,
         }),
         holder: lease.holder.as_ref().map(|holder| Holder {

@@ -1,8 +1,12 @@
 //! Claims: memory set aside for a preemptor while its victims leave. When one is served, when it cannot come any more, and what becomes of its
 //! victims then. It may not choose victims (`victims.rs` does).
 
+use std::collections::BTreeSet;
+
 use crate::decide::Decision;
 use crate::engine::Engine;
+use crate::ids::LeaseId;
+use crate::ledger::Spots;
 use crate::pool::{Charge, LeaseIx, PoolIx};
 use crate::refuse::Waiting;
 use crate::state::{EndReason, Phase};
@@ -29,6 +33,19 @@ impl Engine {
             }
         }
         dropped
+    }
+
+    /// Those there who have notice for that lease already, as after a restart: claims are not written down, notices are.
+    pub(crate) fn going_for(&self, claimant: &LeaseId, spots: &Spots) -> BTreeSet<LeaseIx> {
+        let leaving = |pool: PoolIx| self.ledger.pool(pool).charges.iter().filter(|(_, charge)| charge.leaving);
+        let going = spots.all().flat_map(|(pool, _)| leaving(pool)).map(|(lease, _)| *lease);
+        let is_for = |lease: &LeaseIx| match self.lease_at(*lease).map(|lease| &lease.phase) {
+            Some(Phase::Revoking { notice, .. }) => {
+                notice.reason == EndReason::Preempted && notice.preemptor.as_ref() == Some(claimant)
+            }
+            _ => false,
+        };
+        going.filter(is_for).collect()
     }
 
     fn claims_in_order(&self) -> Vec<LeaseIx> {

@@ -207,10 +207,12 @@ impl Engine {
         let mut needed = plan.needed.clone();
         self.ledger.claim(ix, class, order, &plan.spots);
         self.claimants.insert(ix);
-        let victims: Vec<_> = plan.victims.iter().map(|victim| self.id_of(*victim)).collect();
+        let mut victims_ix = plan.victims.clone();
+        victims_ix.extend(self.going_for(&id, &plan.spots));
+        let victims: Vec<_> = victims_ix.iter().map(|victim| self.id_of(*victim)).collect();
         let placement = self.ledger.placement(&plan.spots);
         self.claims_made += 1;
-        let (made, spots, victims_ix) = (self.claims_made, plan.spots.clone(), plan.victims.clone());
+        let (made, spots) = (self.claims_made, plan.spots.clone());
         if let Some(lease) = self.lease_at_mut(ix) {
             lease.claim = Some(HeldClaim { made, spots, victims: victims_ix });
         }

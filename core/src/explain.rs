@@ -241,7 +241,8 @@ impl Engine {
         }
         if let Phase::Revoking { notice, .. } = &view.phase {
             let whom = notice.preemptor.as_ref().map_or(String::new(), |p| format!(" for {p}"));
-            let needed: Vec<_> = notice.needed.iter().map(ToString::to_string).collect();
+            let mut needed: Vec<_> = notice.needed.iter().map(ToString::to_string).collect();
+            needed.extend((!notice.needed_ram.is_zero()).then(|| format!("{} of RAM", notice.needed_ram)));
             lines.push(format!(
                 "asked to free {}{whom} within {} ({})",
                 needed.join(" + "),

@@ -113,9 +113,9 @@ pub struct GiveBack {
 
 /// A part that a holder is about to give back.
 pub(crate) struct Give {
-    lease: LeaseId,
-    memory: Vec<Mib>,
-    ram: RamWish,
+    pub(in crate::node) lease: LeaseId,
+    pub(in crate::node) memory: Vec<Mib>,
+    pub(in crate::node) ram: RamWish,
     /// Whether a look has to show it.
     to_be_seen: bool,
     pub(crate) asked: Moment,

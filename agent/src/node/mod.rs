@@ -180,6 +180,10 @@ pub struct Node {
     pub(crate) look_began: Moment,
     /// Since when a lease is stopping: only a look that began later shows its memory free.
     pub(crate) stopping_since: BTreeMap<LeaseId, Moment>,
+    /// What was said until then has been heard; always all of it, where nothing is said here.
+    heard_until: Option<Moment>,
+    /// When a lease ended last whose holder used RAM when that was looked at.
+    ram_left: Option<Moment>,
     /// Since when a lease uses more than it holds.
     pub(crate) over_since: BTreeMap<LeaseId, (Moment, String)>,
     pub(crate) strangers: BTreeSet<PodUid>,
@@ -232,8 +236,8 @@ impl Node {
         }
         self.end_drains(now);
         self.rebuild_if_due(now);
-        self.end_silent_clients(now);
-        self.end_what_is_free();
+        self.end_silent_clients(self.heard_until.map_or(now, |heard| heard.min(now)));
+        self.end_what_is_free(now);
         self.reconcile_orders(now);
         self.decide(now);
         self.settle_gives(now);
@@ -241,10 +245,16 @@ impl Node {
         self.push_processes(now);
     }
 
+    /// All that was said until then has been heard. Whether somebody was silent for too long by then.
+    pub fn has_heard_until(&mut self, at: Moment) -> bool {
+        self.heard_until = Some(at);
+        self.next_silent_client().is_some_and(|due| due <= at)
+    }
+
     /// Whether something has begun to stop since the last look, so that looking at once is worth it.
     #[must_use]
     pub fn wants_look(&self) -> bool {
-        self.stopping_since.values().any(|since| *since > self.look_began)
+        self.stopping_since.values().chain(&self.ram_left).any(|since| *since > self.look_began)
             || self.gives.iter().any(|give| give.asked > self.look_began)
     }
 

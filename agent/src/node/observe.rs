@@ -106,15 +106,22 @@ impl Node {
     }
 
     /// Ends every lease that is stopping and whose memory the last look showed free.
-    pub(super) fn end_what_is_free(&mut self) {
+    pub(super) fn end_what_is_free(&mut self, now: Moment) {
         let stopping = self.all_stopping().into_iter();
         let free: Vec<_> = stopping.filter(|(lease, _)| self.is_seen_free(lease)).collect();
+        let had_ram = |(lease, _): &(LeaseId, EndReason)| self.ram_used.get(lease).is_some_and(|used| !used.is_zero());
+        let ram_left = free.iter().any(had_ram);
         for (lease, reason) in free {
             // A process that gave it back goes on, and may still use a part.
             if self.clients.known.get(&lease).is_some_and(|client| client.given_back) {
                 self.disown(&lease);
             }
             self.end(&lease, reason);
+        }
+        // What its holder had of RAM is a lease's no more, and whether it has it still only the next look shows: until then it is not there.
+        if ram_left {
+            self.ram_left = Some(now);
+            self.tell_facts();
         }
     }
 

@@ -113,6 +113,8 @@ impl Node {
             cgroups: None,
             look_began: Moment::default(),
             stopping_since: BTreeMap::new(),
+            heard_until: None,
+            ram_left: None,
             over_since: BTreeMap::new(),
             strangers: Default::default(),
             gives: Vec::new(),

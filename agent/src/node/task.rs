@@ -26,6 +26,8 @@ use crate::store::{Failure, Marker, Store};
 
 /// So many inputs at once are one write: more would keep those before them waiting for their answers.
 const BATCH: usize = 64;
+/// Looking at what processes have of RAM takes no longer at once: how many there are, and how much work each is, is in the hands of their users.
+const RAM_LOOK: Duration = Duration::from_millis(50);
 
 /// How often to look.
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +117,9 @@ struct Task {
     outlook: Outlook,
     /// Those who want to see the node as it is once what they asked before is done.
     viewers: Vec<oneshot::Sender<Arc<Snapshot>>>,
+    /// What processes had of RAM, when each was looked at last.
+    ram_of: BTreeMap<Process, (std::time::Instant, Mib)>,
+    heard: Heard,
     /// The first look has come to an end: before that, what was adopted would be shown as if its GPUs were lost.
     has_looked: bool,
     dead: bool,
@@ -139,6 +144,8 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
         digest: [0; 8],
         outlook: Outlook::new(next_look),
         viewers: Vec::new(),
+        ram_of: BTreeMap::new(),
+        heard: Heard::default(),
         has_looked: false,
         dead: false,
     };
@@ -146,26 +153,21 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
     task.after_step();
     loop {
         let wake = task.next_wake();
-        let input = tokio::select! {
+        let (from_inbox, input) = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             input = task.doors.inputs.recv() => match input {
-                Some(input) => input,
+                Some(input) => (true, input),
                 None => return Ok(()),
             },
             reading = task.eyes.readings.recv() => match reading {
-                Some(reading) => task.observed(reading),
+                Some(reading) => (false, task.observed(reading)),
                 None => anyhow::bail!("the NVML thread has ended"),
             },
-            Some(xid) = task.eyes.xids.recv() => Input::Xid(xid),
-            heard = cleaner::next(&mut task.cleaning) => heard,
-            () = tokio::time::sleep_until(wake) => task.on_time(),
+            Some(xid) = task.eyes.xids.recv() => (false, Input::Xid(xid)),
+            heard = cleaner::next(&mut task.cleaning) => (false, heard),
+            () = tokio::time::sleep_until(wake) => (false, task.on_time()),
         };
-        task.step(input);
-        // What came at once is written and published at once.
-        for _ in 0..BATCH {
-            let Ok(input) = task.doors.inputs.try_recv() else { break };
-            task.step(input);
-        }
+        task.take_in(input, from_inbox);
         task.after_step();
         if task.dead {
             anyhow::bail!("the NVML thread has ended");
@@ -173,7 +175,33 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
     }
 }
 
+/// Up to when all has been heard of what was said: nobody is ended for silence before that.
+#[derive(Debug, Default)]
+struct Heard {
+    /// What lay in the inbox then, and how many of these were not taken out yet.
+    at: Moment,
+    left: usize,
+}
+
 impl Task {
+    /// What came at once is written and published at once.
+    fn take_in(&mut self, input: Input, from_inbox: bool) {
+        let mut taken = usize::from(from_inbox);
+        if self.heard.left == 0 {
+            self.heard = Heard { at: clock::now(), left: self.doors.inputs.len() + taken };
+        }
+        self.step(input);
+        for _ in 0..BATCH {
+            let Ok(input) = self.doors.inputs.try_recv() else { break };
+            self.step(input);
+            taken += 1;
+        }
+        self.heard.left = self.heard.left.saturating_sub(taken);
+        if self.heard.left == 0 && self.node.has_heard_until(self.heard.at) {
+            self.step(Input::Tick);
+        }
+    }
+
     fn step(&mut self, input: Input) {
         match input {
             Input::Show(viewer) => self.viewers.push(viewer),
@@ -259,7 +287,7 @@ impl Task {
     }
 
     /// A look at everything but the GPUs: a driver that hangs holds up no lease of RAM.
-    fn without_gpus(&self) -> Input {
+    fn without_gpus(&mut self) -> Input {
         let (began, pods) = (clock::now(), self.eyes.cgroups.observe().ok());
         let (ram, ram_used) = (meminfo::observe(&self.eyes.meminfo).ok(), self.ram_used());
         let (owners, lineages, reading) = (BTreeMap::new(), BTreeMap::new(), Err(NoNvml::Silent));
@@ -269,15 +297,12 @@ impl Task {
 
     /// What those who lease RAM have of it. Of several leases of one process each counts for as much as it holds, the last for what is above; and whoever
     /// leases for itself is not counted with the process that began it.
-    fn ram_used(&self) -> BTreeMap<LeaseId, Mib> {
+    fn ram_used(&mut self) -> BTreeMap<LeaseId, Mib> {
         let users = self.node.wants_ram_of();
         let pods = users.iter().filter_map(|(_, user, _)| user.pod().cloned());
         let by_pod = self.eyes.cgroups.ram(&pods.collect());
         let processes: BTreeSet<Process> = users.iter().filter_map(|(_, user, _)| user.process()).collect();
-        let mut left: BTreeMap<Process, Mib> = processes
-            .iter()
-            .filter_map(|process| Some((*process, self.eyes.processes.ram(*process, &processes)?)))
-            .collect();
+        let mut left = self.ram_of(&processes);
         let mut all = BTreeMap::new();
         let mut last: BTreeMap<Process, LeaseId> = BTreeMap::new();
         for (lease, user, held) in users {
@@ -297,6 +322,25 @@ impl Task {
             all.entry(lease).and_modify(|used| *used = used.plus(above));
         }
         all
+    }
+
+    /// What those processes have of RAM. Those that were looked at longest ago come first; whom it is too late for is as it was.
+    fn ram_of(&mut self, processes: &BTreeSet<Process>) -> BTreeMap<Process, Mib> {
+        self.ram_of.retain(|process, _| processes.contains(process));
+        let mut in_turn: Vec<Process> = processes.iter().copied().collect();
+        in_turn.sort_by_key(|process| self.ram_of.get(process).map(|(at, _)| *at));
+        let until = std::time::Instant::now() + RAM_LOOK;
+        for process in in_turn {
+            let now = std::time::Instant::now();
+            if now >= until {
+                break;
+            }
+            match self.eyes.processes.ram(process, processes, until) {
+                Some(ram) => drop(self.ram_of.insert(process, (now, ram))),
+                None => drop(self.ram_of.remove(&process)),
+            }
+        }
+        self.ram_of.iter().map(|(process, (_, ram))| (*process, *ram)).collect()
     }
 
     /// Writes what changed, then answers and publishes; what could not be written is told to nobody.

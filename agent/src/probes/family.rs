@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Instant;
 
 use memboss_core::Mib;
 
@@ -28,11 +29,12 @@ pub(super) fn lineage(proc_root: &Path, pid: u32) -> Vec<Process> {
 }
 
 /// Own pages and shared memory of a process and of all that descend from it. One that ends meanwhile has none. What several of them share is counted once:
-/// where more than one is large, each counts with its exact share, and not at all where that may not be read, so that too little is found rather than too
-/// much.
-pub(super) fn ram(proc_root: &Path, first: u32, without: BTreeSet<u32>) -> Mib {
+/// where more than one is large, each counts with its exact share, and not at all where that may not be read, so that too little is found rather than too much;
+/// what takes longer than until then is not found either.
+pub(super) fn ram(proc_root: &Path, first: u32, without: BTreeSet<u32>, until: Instant) -> Mib {
     let (mut members, mut next, mut seen) = (Vec::new(), vec![first], without);
-    while let Some(pid) = next.pop().filter(|_| members.len() < FAMILY) {
+    let in_time = || Instant::now() < until;
+    while let Some(pid) = next.pop().filter(|_| members.len() < FAMILY && in_time()) {
         if !seen.insert(pid) {
             continue;
         }
@@ -44,7 +46,11 @@ pub(super) fn ram(proc_root: &Path, first: u32, without: BTreeSet<u32>) -> Mib {
     let large = members.iter().filter(|(_, kib)| *kib > LARGE.bytes() / 1024).count();
     let share = |(pid, kib): &(u32, u64)| {
         let rollup = proc_root.join(pid.to_string()).join("smaps_rollup");
-        if large <= 1 { *kib } else { figures(&rollup, &["Pss_Anon:", "Pss_Shmem:"]).unwrap_or_default() }
+        match large {
+            0 | 1 => *kib,
+            _ if in_time() => figures(&rollup, &["Pss_Anon:", "Pss_Shmem:"]).unwrap_or_default(),
+            _ => 0,
+        }
     };
     let sum = members.iter().map(share).fold(0_u64, u64::saturating_add);
     Mib::from_bytes_ceil(sum.saturating_mul(1024))

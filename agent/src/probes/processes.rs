@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use memboss_core::Mib;
 use rustix::io::Errno;
@@ -137,11 +138,12 @@ impl Processes {
         family::lineage(&self.proc_root, pid)
     }
 
-    /// What that process and those that it began have of RAM that cannot be dropped, without those others and what they began; `None` once it is gone.
+    /// What that process and those that it began have of RAM that cannot be dropped, without those others and what they began, as far as it is found until
+    /// then; `None` once it is gone.
     #[must_use]
-    pub fn ram(&self, of: Process, others: &BTreeSet<Process>) -> Option<Mib> {
+    pub fn ram(&self, of: Process, others: &BTreeSet<Process>, until: Instant) -> Option<Mib> {
         let without = others.iter().map(|process| process.pid).filter(|pid| *pid != of.pid).collect();
-        (self.start_time(of.pid).ok()? == of.started).then(|| family::ram(&self.proc_root, of.pid, without))
+        (self.start_time(of.pid).ok()? == of.started).then(|| family::ram(&self.proc_root, of.pid, without, until))
     }
 
     /// Forgets all but those processes.
@@ -192,16 +194,23 @@ pub fn process(proc_root: &Path, pid: u32) -> Result<Process, Unreadable> {
 }
 
 /// The groups that a process acts for, that one and those beside it; and whether it lives in a pid namespace below that of `proc_root`.
-#[must_use]
-pub fn standing(proc_root: &Path, pid: u32, first: u32) -> (Vec<u32>, bool) {
-    let status = read(&proc_root.join(pid.to_string()).join("status")).unwrap_or_default();
-    let words = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+///
+/// # Errors
+/// When the process is gone or `/proc` does not tell: nobody is taken for more than that shows.
+pub fn standing(proc_root: &Path, pid: u32, first: u32) -> Result<(Vec<u32>, bool), Unreadable> {
+    let path = proc_root.join(pid.to_string()).join("status");
+    let status = read(&path)?;
+    let words = |name, what| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let missing = || Unreadable::Content { path: path.clone(), what };
+        line.map(str::split_ascii_whitespace).ok_or_else(missing)
+    };
     let mut groups: Vec<u32> =
-        words("Groups:").split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect();
+        words("Groups:", "the groups of the process")?.filter_map(|group| group.parse().ok()).collect();
     groups.push(first);
     // Its pid in each namespace that it is seen in, the outermost first.
-    let contained = words("NSpid:").split_ascii_whitespace().count() > 1;
-    (groups, contained)
+    let contained = words("NSpid:", "the pid in each namespace")?.count() > 1;
+    Ok((groups, contained))
 }
 
 /// The name of what a process runs, without what a terminal would obey; empty if it cannot be read.
@@ -286,6 +295,20 @@ pub fn pod_directory(name: &str) -> Option<PodUid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_is_no_text_hides_neither_groups_nor_namespace_and_what_is_not_told_is_not_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = dir.path().join("7");
+        std::fs::create_dir(&process).unwrap();
+        let tells = |status: &[u8]| std::fs::write(process.join("status"), status).unwrap();
+        tells(b"Name:\t\xff\nGroups:\t4 20\nNSpid:\t7\t1\n");
+        assert_eq!(standing(dir.path(), 7, 0).unwrap(), (vec![4, 20, 0], true));
+        tells(b"Name:\t\xff\nGroups:\t\nNSpid:\t7\n");
+        assert_eq!(standing(dir.path(), 7, 0).unwrap(), (vec![0], false));
+        tells(b"Name:\tx\nGroups:\t\n");
+        assert!(standing(dir.path(), 7, 0).is_err() && standing(dir.path(), 8, 0).is_err());
+    }
 
     const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
 

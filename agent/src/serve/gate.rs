@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
-
-use super::turns::AT_ONCE;
+use super::turns::Asking;
 
 /// Lets in as many of each owner as anybody may have.
 #[derive(Clone, Debug)]
@@ -15,10 +13,10 @@ pub(super) struct Gate {
 }
 
 /// What an owner has of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct There {
     places: usize,
-    turns: Arc<Semaphore>,
+    asking: Asking,
 }
 
 /// One that was let in, for as long as this lives.
@@ -26,8 +24,8 @@ struct There {
 pub(super) struct Place {
     owner: String,
     gate: Gate,
-    /// The requests that its owner may have answered at once, over all its places.
-    pub(super) turns: Arc<Semaphore>,
+    /// What its owner asks, over all its places.
+    pub(super) asking: Asking,
 }
 
 impl Gate {
@@ -39,13 +37,12 @@ impl Gate {
     /// A place for that owner, if it has one left.
     pub(super) fn enter(&self, owner: &str) -> Option<Place> {
         let mut all = self.lock();
-        let none = || There { places: 0, turns: Arc::new(Semaphore::new(AT_ONCE)) };
-        let there = all.entry(owner.to_owned()).or_insert_with(none);
+        let there = all.entry(owner.to_owned()).or_default();
         if there.places >= self.most {
             return None;
         }
         there.places += 1;
-        Some(Place { owner: owner.to_owned(), gate: self.clone(), turns: there.turns.clone() })
+        Some(Place { owner: owner.to_owned(), gate: self.clone(), asking: there.asking.clone() })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, There>> {
@@ -75,7 +72,7 @@ mod tests {
         let held = [gate.enter("a").unwrap(), gate.enter("a").unwrap()];
         assert!(gate.enter("a").is_none());
         let other = gate.enter("b").unwrap();
-        assert!(Arc::ptr_eq(&held[0].turns, &held[1].turns) && !Arc::ptr_eq(&held[0].turns, &other.turns));
+        assert!(held[0].asking.is_of_the_same(&held[1].asking) && !held[0].asking.is_of_the_same(&other.asking));
         drop((held, other));
         assert!(gate.enter("a").is_some());
         assert!(gate.lock().is_empty(), "nobody is there any more");

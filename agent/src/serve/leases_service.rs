@@ -67,7 +67,7 @@ impl Leases for Service {
     type ResumeStream = EventStream;
 
     async fn acquire(&self, request: Request<v1::AcquireRequest>) -> Result<Response<EventStream>, Status> {
-        let caller = self.caller(&request)?;
+        let (caller, _turn) = peer::caller(request.extensions()).await?;
         let pod = caller.pod.clone();
         let wish = Box::new(words::wish(request.into_inner())?);
         let (listener, hearing) = self.listener();
@@ -77,7 +77,7 @@ impl Leases for Service {
     }
 
     async fn resume(&self, request: Request<v1::ResumeRequest>) -> Result<Response<EventStream>, Status> {
-        let caller = self.caller(&request)?;
+        let (caller, _turn) = peer::caller(request.extensions()).await?;
         let pod = caller.pod.clone();
         let v1::ResumeRequest { lease, secret } = request.into_inner();
         let (listener, hearing) = self.listener();
@@ -86,7 +86,7 @@ impl Leases for Service {
     }
 
     async fn renew(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseEvent>, Status> {
-        let caller = self.caller(&request)?;
+        let (caller, _turn) = peer::caller(request.extensions()).await?;
         let pod = caller.pod.clone();
         let lease = request.into_inner().lease;
         let told = self.ask(|reply| ClientInput::Renew { caller, lease, reply }).await?;
@@ -94,27 +94,29 @@ impl Leases for Service {
     }
 
     async fn release(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
-        let caller = self.caller(&request)?;
+        let (caller, _turn) = peer::caller(request.extensions()).await?;
         let lease = request.into_inner().lease;
         self.ask(|reply| ClientInput::Release { caller, lease, reply }).await?;
         Ok(Response::new(v1::ReleaseResponse {}))
     }
 
     async fn dry_run(&self, request: Request<v1::AcquireRequest>) -> Result<Response<v1::DryRunResponse>, Status> {
-        let caller = self.caller(&request)?;
+        let (caller, _turn) = peer::caller(request.extensions()).await?;
         let pod = caller.pod.clone();
         let wish = Box::new(words::wish(request.into_inner())?);
+        // Who is named may end, or begin, meanwhile.
+        let before = self.desk.snapshots.borrow().clone();
         let forecast = self.ask(|reply| ClientInput::DryRun { caller, wish, reply }).await?;
         let mut told = words::outlook(&forecast);
         let snapshot = self.desk.shown().await?;
-        let veil = Veil::new(pod.as_ref(), &snapshot);
+        let veil = Veil::new(pod.as_ref(), &snapshot).over(before.leases.keys(), &before);
         told.victims.iter_mut().chain([&mut told.message]).for_each(|text| veil.text(text));
         words::number(&mut told.gpus, &snapshot);
         Ok(Response::new(told))
     }
 
     async fn resize(&self, request: Request<v1::ResizeRequest>) -> Result<Response<v1::LeaseEvent>, Status> {
-        let caller = self.caller(&request)?;
+        let (caller, _turn) = peer::caller(request.extensions()).await?;
         let v1::ResizeRequest { lease, memory_mib, ram_mib, notice_id: notice } = request.into_inner();
         let ram = ram_mib.map_or(RamWish::Same, |ram| RamWish::Down(Mib::from_mib(ram)));
         let memory = memory_mib.into_iter().map(Mib::from_mib).collect();
@@ -122,7 +124,7 @@ impl Leases for Service {
     }
 
     async fn r#move(&self, request: Request<v1::MoveRequest>) -> Result<Response<v1::LeaseEvent>, Status> {
-        let caller = self.caller(&request)?;
+        let (caller, _turn) = peer::caller(request.extensions()).await?;
         let v1::MoveRequest { lease, memory_mib, more_ram_mib, notice_id: notice } = request.into_inner();
         let ram = RamWish::More(Mib::from_mib(more_ram_mib));
         let memory = memory_mib.into_iter().map(Mib::from_mib).collect();
@@ -130,14 +132,14 @@ impl Leases for Service {
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let pod = self.caller(&request)?.pod;
+        let (Caller { pod, .. }, _turn) = peer::caller(request.extensions()).await?;
         Ok(Response::new(seen_by(pod.as_ref(), &*self.desk.shown().await?)))
     }
 
     type WatchStatusStream = StatusStream;
 
     async fn watch_status(&self, request: Request<v1::StatusRequest>) -> Result<Response<StatusStream>, Status> {
-        let caller = self.caller(&request)?;
+        let (caller, _turn) = peer::caller(request.extensions()).await?;
         let place = self.watchers.enter(&caller.owner());
         let place = place
             .ok_or_else(|| Status::resource_exhausted("you watch as often as anybody may: end one of the others"))?;
@@ -160,7 +162,7 @@ impl Leases for Service {
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
-        let pod = self.caller(&request)?.pod;
+        let (Caller { pod, .. }, _turn) = peer::caller(request.extensions()).await?;
         let lease = request.into_inner().lease;
         let snapshot = self.desk.shown().await?;
         let veil = Veil::new(pod.as_ref(), &snapshot);
@@ -168,12 +170,15 @@ impl Leases for Service {
             return Err(Status::not_found(format!("no lease {lease} is known here")));
         }
         let mut lines = super::node_service::ask(&self.desk, |reply| Ask::Explain { lease, reply }).await?;
+        // Who is named may have come meanwhile.
+        let after = self.desk.shown().await?;
+        let veil = veil.over(after.leases.keys(), &after);
         lines.iter_mut().for_each(|line| veil.text(line));
         Ok(Response::new(v1::ExplainResponse { lines }))
     }
 
     async fn machines(&self, request: Request<v1::MachinesRequest>) -> Result<Response<v1::MachinesResponse>, Status> {
-        if self.caller(&request)?.pod.is_some() {
+        if peer::caller(request.extensions()).await?.0.pod.is_some() {
             return Err(Status::permission_denied("a pod is not told of other machines"));
         }
         let Some(neighbours) = &self.desk.neighbours else {
@@ -202,10 +207,6 @@ fn seen_by(pod: Option<&PodUid>, snapshot: &Snapshot) -> v1::StatusResponse {
 }
 
 impl Service {
-    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        peer::caller(request.extensions())
-    }
-
     fn listener(&self) -> (Listener, Hearing) {
         let (events, heard) = watch::channel(None);
         let number = self.connections.fetch_add(1, Ordering::Relaxed);

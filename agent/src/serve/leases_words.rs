@@ -127,6 +127,7 @@ fn notice(view: &LeaseView) -> Option<v1::Notice> {
         preemptor_class: notice.class.map_or("", Class::name).to_owned(),
         reason: notice.reason.name().to_owned(),
         needed_mib: notice.needed.iter().map(|needed| needed.mib()).collect(),
+        needed_ram_mib: notice.needed_ram.mib(),
         remaining_ms: notice.deadline.since(clock::now()).millis(),
     })
 }

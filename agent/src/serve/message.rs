@@ -117,6 +117,7 @@ fn notice(seen: &NoticeSeen, now: Moment) -> v1::Notice {
         preemptor_class: seen.class.map_or("", memboss_core::Class::name).to_owned(),
         reason: seen.reason.to_owned(),
         needed_mib: seen.needed.iter().map(|needed| needed.mib()).collect(),
+        needed_ram_mib: seen.needed_ram.mib(),
         remaining_ms: seen.deadline.since(now).millis(),
     }
 }

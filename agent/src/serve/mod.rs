@@ -28,7 +28,7 @@ use tonic::Status;
 use tonic::transport::Server;
 
 use self::gate::Gate;
-use self::turns::Turns;
+use self::turns::Crowd;
 use crate::neighbours::Neighbours;
 use crate::node::view::Snapshot;
 use crate::node::{Denied, Input};
@@ -197,9 +197,9 @@ pub async fn workload(
     };
     let service = workload_service::Service { desk, shutdown: shutdown.clone() };
     Server::builder()
-        .layer(Turns)
-        // Requests and streams of one connection.
-        .max_concurrent_streams(1024)
+        .layer(Crowd)
+        // More than one owner may have of leases: each that is held through it is a stream, and giving one back is another.
+        .max_concurrent_streams(4096)
         .http2_max_header_list_size(16 * 1024)
         .add_service(WorkloadServer::new(service).max_decoding_message_size(LARGEST_MESSAGE))
         .add_service(LeasesServer::new(leases).max_decoding_message_size(LARGEST_MESSAGE))

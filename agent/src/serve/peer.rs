@@ -14,11 +14,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tonic::transport::server::Connected;
 use tonic::{Extensions, Status};
 
 use super::gate::{Gate, Place};
+use super::turns::{Asking, Turn};
 use crate::probes::processes::{Caller, Owner, PodUid, command, identify, process, standing};
 
 /// After a connection could not be taken in, for want of descriptors most likely, others have so long to end.
@@ -35,8 +35,8 @@ pub(super) struct Peer {
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     who: Arc<Result<Held, String>>,
-    /// Of its owner.
-    pub(super) turns: Arc<Semaphore>,
+    /// What its owner asks.
+    pub(super) asking: Asking,
 }
 
 /// A process that is known, and held by a descriptor: while that shows it alive, nobody else has its pid.
@@ -68,7 +68,7 @@ pub(super) fn connections(
                 tracing::debug!(owner, "has as many connections as anybody may");
                 continue;
             };
-            let known = Known { who: Arc::new(known), turns: place.turns.clone() };
+            let known = Known { who: Arc::new(known), asking: place.asking.clone() };
             let peer = Peer { stream, known, _place: place };
             return Some((Ok(peer), (listener, proc_root, gate)));
         }
@@ -85,7 +85,7 @@ fn who(stream: &UnixStream, proc_root: &Path) -> Result<Held, String> {
         .ok_or("the kernel does not tell which process connected: the agent must share the host's pid namespace")?;
     let held = descriptor(stream, pid).ok_or_else(|| format!("process {pid} has ended"))?;
     let unknown = |error| format!("process {pid} cannot be identified: {error}");
-    let (groups, contained) = standing(proc_root, pid, credentials.gid());
+    let (groups, contained) = standing(proc_root, pid, credentials.gid()).map_err(unknown)?;
     let caller = Caller {
         process: process(proc_root, pid).map_err(unknown)?,
         user: credentials.uid(),
@@ -118,9 +118,9 @@ fn descriptor(stream: &UnixStream, pid: u32) -> Option<OwnedFd> {
 
 #[cfg(test)]
 impl Known {
-    /// Somebody of an owner that has these turns.
-    pub(super) fn with(turns: Arc<Semaphore>) -> Self {
-        Self { who: Arc::new(Err("nobody connected".to_owned())), turns }
+    /// Somebody of an owner who asks that.
+    pub(super) fn with(asking: Asking) -> Self {
+        Self { who: Arc::new(Err("nobody connected".to_owned())), asking }
     }
 }
 
@@ -164,28 +164,30 @@ impl AsyncWrite for Peer {
     }
 }
 
-/// The pod of the process that made the connection.
+/// The pod of the process that made the connection, once it is its owner's turn.
 ///
 /// # Errors
 /// `PERMISSION_DENIED`, with why.
-pub(super) fn pod(extensions: &Extensions) -> Result<PodUid, Status> {
-    let caller = caller(extensions)?;
+pub(super) async fn pod(extensions: &Extensions) -> Result<(PodUid, Turn), Status> {
+    let (caller, turn) = caller(extensions).await?;
     let pid = caller.process.pid;
-    caller.pod.ok_or_else(|| {
+    let pod = caller.pod.ok_or_else(|| {
         Status::permission_denied(format!("process {pid} belongs to no pod: only pods hold leases here"))
-    })
+    })?;
+    Ok((pod, turn))
 }
 
-/// The process that made the connection, its user, and its pod if it has one.
+/// The process that made the connection, its user, and its pod if it has one, once it is its owner's turn.
 ///
 /// # Errors
 /// `PERMISSION_DENIED`, with why.
-pub(super) fn caller(extensions: &Extensions) -> Result<Caller, Status> {
+pub(super) async fn caller(extensions: &Extensions) -> Result<(Caller, Turn), Status> {
     let known = extensions.get::<Known>().ok_or_else(|| Status::permission_denied("nobody knows who connected"))?;
+    let turn = known.asking.turn().await;
     let held = known.who.as_ref().as_ref().map_err(|why| Status::permission_denied(why.clone()))?;
     // Its connection may have been left to another process.
     if lives(&held.process) {
-        Ok(held.caller.clone())
+        Ok((held.caller.clone(), turn))
     } else {
         let pid = held.caller.process.pid;
         Err(Status::permission_denied(format!("process {pid}, which made this connection, has ended: connect again")))

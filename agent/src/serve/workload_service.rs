@@ -30,7 +30,7 @@ impl Workload for Service {
     type WatchStream = LeaseStream;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<LeaseStream>, Status> {
-        let pod = peer::pod(request.extensions())?;
+        let (pod, _turn) = peer::pod(request.extensions()).await?;
         if held_by(&*self.desk.shown().await?, &pod).is_none() {
             return Err(Status::not_found(format!("pod {pod} holds no lease on this node")));
         }
@@ -43,20 +43,20 @@ impl Workload for Service {
     }
 
     async fn shrink(&self, request: Request<v1::ShrinkRequest>) -> Result<Response<v1::LeaseView>, Status> {
-        let pod = peer::pod(request.extensions())?;
+        let (pod, _turn) = peer::pod(request.extensions()).await?;
         let request = request.into_inner();
         self.give_back(pod, &request.memory_mib, RamWish::Same, request.notice_id).await
     }
 
     async fn offload(&self, request: Request<v1::OffloadRequest>) -> Result<Response<v1::LeaseView>, Status> {
-        let pod = peer::pod(request.extensions())?;
+        let (pod, _turn) = peer::pod(request.extensions()).await?;
         let request = request.into_inner();
         let more = RamWish::More(Mib::from_mib(request.ram_mib));
         self.give_back(pod, &request.memory_mib, more, request.notice_id).await
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaseView>, Status> {
-        let pod = peer::pod(request.extensions())?;
+        let (pod, _turn) = peer::pod(request.extensions()).await?;
         let notice = request.into_inner().notice_id;
         let lease = ask(&self.desk, |reply| Ask::Leave { pod, notice, reply }).await?;
         self.view(&lease).await

@@ -34,7 +34,9 @@ async fn the_end_of_a_process_is_noticed_at_once_and_another_with_its_pid_is_not
 
 #[tokio::test]
 async fn who_is_ended_takes_along_all_that_it_began_but_for_those_that_lease_for_themselves() {
-    let script = "setsid sleep 1000 & echo its $!; sh -c 'sleep 1000 & echo other $$ $!; wait' & wait";
+    // Its name is its own to choose, and need not be text.
+    let script = r"printf '\377' > /proc/$$/comm
+        setsid sleep 1000 & echo its $!; sh -c 'sleep 1000 & echo other $$ $!; wait' & wait";
     let mut command = tokio::process::Command::new("sh");
     let mut first = command.args(["-c", script]).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let there = |pid: &str| process("/proc".as_ref(), pid.parse().unwrap()).unwrap();

@@ -206,6 +206,7 @@ fn notice(told: &crds::Notice, now: i64) -> Notice {
         preemptor_class: told.preemptor_class.map(|c| memboss_core::Class::from(c).to_string()).unwrap_or_default(),
         reason: told.reason.clone(),
         needed_mib: told.needed.iter().map(|needed| mib(needed)).collect(),
+        needed_ram_mib: told.needed_ram.as_deref().map(mib).unwrap_or_default(),
         remaining_ms: told.deadline_seconds.saturating_mul(1000).saturating_sub(gone),
     }
 }

@@ -69,8 +69,9 @@ impl Member {
 }
 
 fn seen(pid: Pid) -> Option<Member> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // After the program's name, which may contain anything: its state, its parent, its group, and further on its start.
+    // After the program's name, which may contain anything, also what is no text: its state, its parent, its group, and further on its start.
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let number = |at: usize| fields.get(at)?.parse().ok().map(Pid::from_raw);

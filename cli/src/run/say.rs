@@ -33,7 +33,9 @@ pub(super) fn notice(notice: &Notice) -> String {
         format!(" for {} ({})", notice.preemptor, notice.preemptor_class)
     };
     let needed: u64 = notice.needed_mib.iter().sum();
-    let much = if needed > 0 { format!("; {} are needed", show::amount(needed)) } else { String::new() };
+    let mut parts = Vec::from_iter((needed > 0).then(|| show::amount(needed)));
+    parts.extend((notice.needed_ram_mib > 0).then(|| format!("{} of RAM", show::amount(notice.needed_ram_mib))));
+    let much = if parts.is_empty() { String::new() } else { format!("; {} are needed", parts.join(" and ")) };
     format!("the command has to go within {left}: {}{whom}{much}", notice.reason)
 }
 
@@ -67,6 +69,8 @@ mod tests {
             ..Notice::default()
         };
         assert_eq!(notice(&told), "the command has to go within 15s: Preempted for user-0/b (urgent); 2Gi are needed");
+        let ram = Notice { needed_ram_mib: 512, ..told.clone() };
+        assert!(notice(&ram).ends_with("; 2Gi and 512Mi of RAM are needed"), "{}", notice(&ram));
         let plain = Notice { reason: "Drained".into(), remaining_ms: 60_000, ..Notice::default() };
         assert_eq!(notice(&plain), "the command has to go within 1m: Drained");
     }

@@ -1,8 +1,8 @@
 //! From the reservation to the end: holders that come late, give back, move to RAM, and places that are drained or lost.
 
 use memboss_core::{
-    Class, Closed, DrainScope, EndReason, Forecast, GpuSelector, LeaseRecord, NodeSelector, Phase, Request, Token,
-    Waiting,
+    Class, Closed, Decision, DrainScope, EndReason, Forecast, GpuSelector, LeaseRecord, NodeSelector, Phase, Request,
+    Token, Waiting,
 };
 
 use crate::world::*;
@@ -273,4 +273,19 @@ fn records_bring_everything_back() {
     }
     assert_eq!((phase(&again, "b"), phase(&again, "n"), free(&again, "g")), ("Revoking", "Waiting", 0));
     assert_eq!(stopped(&again.decide(at(130))), ["b"]);
+}
+
+#[test]
+fn who_was_told_to_go_before_is_spared_too_when_its_preemptor_goes_away() {
+    let mut engine = one_gpu(8000);
+    hold(&mut engine, ask("b", B, 8000, 0), "g", 0);
+    submit(&mut engine, ask("n", N, 8000, 1), 100);
+    let mut again = one_gpu(8000);
+    engine.records().into_iter().for_each(|record| again.adopt(record).unwrap());
+    let told = again.decide(at(101));
+    assert!(matches!(told.first(), Some(Decision::Claim { victims, .. }) if *victims == [id("b")]), "{told:?}");
+    assert!(!told.iter().any(|decision| matches!(decision, Decision::Notice { .. })), "once is enough: {told:?}");
+    again.stop(&id("n"), EndReason::Released).unwrap();
+    again.decide(at(102));
+    assert_eq!(phase(&again, "b"), "Active");
 }

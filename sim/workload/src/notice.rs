@@ -67,7 +67,7 @@ async fn watch(mut agent: WorkloadClient<Channel>, response: Response, cards: &m
         heard.clone_from(&notice.id);
         say(&json!({
             "event": "notice", "id": notice.id, "preemptor": notice.preemptor, "class": notice.preemptor_class, "reason": notice.reason,
-            "needed_mib": notice.needed_mib, "remaining_ms": notice.remaining_ms,
+            "needed_mib": notice.needed_mib, "needed_ram_mib": notice.needed_ram_mib, "remaining_ms": notice.remaining_ms,
         }));
         let held: u64 = gpus.iter().map(|gpu| gpu.memory_mib).sum();
         if answer(&mut agent, response, cards, &notice, held).await {

@@ -60,6 +60,7 @@ impl Workload for Agent {
                 preemptor_class: "urgent".to_owned(),
                 reason: "Preempted".to_owned(),
                 needed_mib: vec![512],
+                needed_ram_mib: 0,
                 remaining_ms: 30_000,
             }),
             ..LeaseView::default()

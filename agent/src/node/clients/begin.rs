@@ -102,6 +102,10 @@ impl Node {
         if before.is_none() && at_once {
             self.check_room(caller, whole.as_ref(), &wish, &request, now)?;
         }
+        if let Some(whole) = &whole {
+            // The pod is here, whichever container of it this is: its lease is not kept for one that never comes.
+            self.engine.activate(whole, now).map_err(Denied::Refused)?;
+        }
         self.engine_over(whole.as_ref()).submit(request).map_err(Denied::Refused)?;
         self.clients.named += u64::from(wish.name.is_empty());
         let client = Client {

@@ -200,7 +200,8 @@ pub(crate) struct Clients {
     farewells: Vec<(Listener, Told)>,
     /// Processes whose end must be noticed from now on.
     to_watch: Vec<Process>,
-    pushed: BTreeMap<LeaseId, Push>,
+    /// What was done last to those that are to end, and when.
+    pushed: BTreeMap<LeaseId, (Push, Moment)>,
     named: u64,
 }
 

@@ -11,7 +11,7 @@ use memboss_core::{
 
 use crate::health::Health;
 use crate::node::holders::Denied;
-use crate::node::{GpuState, Node};
+use crate::node::{GpuState, Node, RamWish};
 use crate::probes::processes::Caller;
 
 /// What is shared out of one pod's lease.
@@ -178,17 +178,28 @@ impl Node {
     /// A whole, as if it were a node.
     fn facts_of(&self, whole: &LeaseView) -> NodeFacts {
         let placement = whole.placement.as_ref();
-        let gpu = |share: &memboss_core::GpuShare| {
+        let held = matches!(whole.phase, Phase::Reserved { .. } | Phase::Active { .. });
+        // What the whole is about to give back, no part gets any more.
+        let giving = self.gives.iter().find(|give| give.lease == whole.id);
+        let kept = |slot: usize, share: &memboss_core::GpuShare| {
+            giving.and_then(|give| give.memory.get(slot)).map_or(share.memory, |kept| share.memory.min(*kept))
+        };
+        let kept_ram = |ram: Mib| match giving.map(|give| give.ram) {
+            Some(RamWish::Down(wants)) => ram.min(wants),
+            // Charged already, and taken back if it does not come to it.
+            Some(RamWish::More(more)) => ram.minus(more),
+            Some(RamWish::Same) | None => ram,
+        };
+        let gpu = |(slot, share): (usize, &memboss_core::GpuShare)| {
             let gpu: &GpuState = self.gpus.get(&share.uuid)?;
             let closed = (gpu.health.health() == Health::Lost).then_some(Closed::Lost);
             let (uuid, model) = (share.uuid.clone(), gpu.model.clone());
-            Some(GpuFacts { uuid, model, leasable: share.memory, foreign: Mib::ZERO, closed })
+            Some(GpuFacts { uuid, model, leasable: kept(slot, share), foreign: Mib::ZERO, closed })
         };
-        let held = matches!(whole.phase, Phase::Reserved { .. } | Phase::Active { .. });
         NodeFacts {
             name: self.settings.name.clone(),
-            gpus: placement.iter().flat_map(|placement| &placement.gpus).filter_map(gpu).collect(),
-            ram: placement.map(|placement| placement.ram).unwrap_or_default(),
+            gpus: placement.iter().flat_map(|placement| placement.gpus.iter().enumerate()).filter_map(gpu).collect(),
+            ram: kept_ram(placement.map(|placement| placement.ram).unwrap_or_default()),
             ram_closed: None,
             closed: (!held).then_some(Closed::Draining),
         }

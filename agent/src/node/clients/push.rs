@@ -1,8 +1,8 @@
 //! Ends processes whose leases are stopping: first they are asked, and after a while ended. It only says whom; `probes/pidfd.rs` does it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use memboss_core::{EndReason, Moment, Phase};
+use memboss_core::{EndReason, LeaseId, Moment, Phase};
 
 use crate::node::Node;
 use crate::probes::processes::Process;
@@ -28,31 +28,37 @@ pub struct Pushed {
 }
 
 impl Node {
-    /// Pushes the processes whose leases are stopping and needed: first asked, and after a while ended.
+    /// Pushes the processes whose leases are stopping and needed: first asked, and after a while ended; once more where that did not do it.
     pub(in crate::node) fn push_processes(&mut self, now: Moment) {
-        let mut pushes = Vec::new();
-        for (lease, reason) in &self.all_stopping() {
-            let Some(client) = self.clients.known.get(lease) else { continue };
-            // A pod whose own lease ends is ended by its kubelet, in its own time.
-            let goes_with_its_pod = client.part_of.as_ref().is_some_and(|whole| {
-                !matches!(self.engine.phase(whole), Some(Phase::Active { .. } | Phase::Revoking { .. }))
-            });
-            if client.given_back || *reason == EndReason::Exited || goes_with_its_pod {
-                continue;
-            }
-            let since = self.stopping_since.get(lease).copied().unwrap_or(now);
+        let stopping = self.all_stopping().into_iter();
+        let to_end: BTreeMap<LeaseId, Process> = stopping
+            .filter_map(|(lease, reason)| self.to_be_ended(&lease, reason).map(|process| (lease, process)))
+            .collect();
+        self.clients.pushed.retain(|lease, _| to_end.contains_key(lease));
+        for (lease, process) in to_end {
+            let since = self.stopping_since.get(&lease).copied().unwrap_or(now);
             let late = now.since(since) >= self.settings.clients.kill_after;
             let push = if late { Push::Kill } else { Push::Term };
-            if self.clients.pushed.get(lease).is_none_or(|before| *before < push) {
-                pushes.push((lease.clone(), client.caller.process, push));
+            let again = |(_, at): &(Push, Moment)| now >= at.after(self.settings.clients.kill_after);
+            if self.clients.pushed.get(&lease).is_some_and(|before| before.0 == push && !again(before)) {
+                continue;
             }
-        }
-        for (lease, process, push) in pushes {
             tracing::info!(%lease, pid = process.pid, ?push, "its time is up");
-            self.clients.pushed.insert(lease, push);
+            self.clients.pushed.insert(lease, (push, now));
             let others = if push == Push::Kill { self.holding_besides(process) } else { BTreeSet::new() };
             self.pushes.push(Pushed { process, push, others });
         }
+    }
+
+    /// The process that a stopping lease is waited for, if it is for the agent to end it.
+    fn to_be_ended(&self, lease: &LeaseId, reason: EndReason) -> Option<Process> {
+        let client = self.clients.known.get(lease)?;
+        // A pod whose own lease ends is ended by its kubelet, in its own time.
+        let goes_with_its_pod = client.part_of.as_ref().is_some_and(|whole| {
+            !matches!(self.engine.phase(whole), Some(Phase::Active { .. } | Phase::Revoking { .. }))
+        });
+        let ends_by_itself = client.given_back || client.gone || reason == EndReason::Exited || goes_with_its_pod;
+        (!ends_by_itself).then_some(client.caller.process)
     }
 
     /// The other processes that lease in code.
@@ -69,8 +75,10 @@ impl Node {
 
     /// When the next process is to be ended.
     pub(in crate::node) fn next_push(&self) -> Option<Moment> {
-        let asked = self.clients.pushed.iter().filter(|(_, push)| **push == Push::Term);
-        let due = asked.filter_map(|(lease, _)| self.stopping_since.get(lease));
+        let due = self.clients.pushed.iter().map(|(lease, (push, at))| match push {
+            Push::Term => self.stopping_since.get(lease).unwrap_or(at),
+            Push::Kill => at,
+        });
         due.map(|since| since.after(self.settings.clients.kill_after)).min()
     }
 }

@@ -4,7 +4,7 @@ use memboss_core::Phase;
 use tokio::sync::watch;
 
 use super::*;
-use crate::node::clients::{Accepted, ClientInput, Listener, Told, Wish};
+use crate::node::clients::{Accepted, ClientInput, Listener, Push, Told, Wish};
 use crate::probes::processes::Caller;
 
 fn caller(pod: Option<&str>, pid: u32) -> Caller {
@@ -12,20 +12,21 @@ fn caller(pod: Option<&str>, pid: u32) -> Caller {
     Caller { process, user: 0, groups: vec![], pod: pod.map(uid), contained: false, command: "worker".into() }
 }
 
+type Heard = watch::Receiver<Option<Told>>;
+
 impl Play {
     /// The API server tells of a pod.
     fn is_here(&mut self, pod: &str, class: Class, has_lease: bool) {
         self.step(Input::Pod(PodFact { class, has_lease, ..fact(pod, PodState::Live) }));
     }
 
-    /// A process asks for so much in that class, and listens.
-    fn acquire(
-        &mut self,
-        caller: Caller,
-        class: Class,
-        gib: u64,
-    ) -> Result<(Accepted, watch::Receiver<Option<Told>>), Denied> {
+    /// A process asks for so much GPU memory in that class, and listens.
+    fn acquire(&mut self, caller: Caller, class: Class, gib: u64) -> Result<(Accepted, Heard), Denied> {
         let demand = Demand { slots: vec![Slot::fixed(Mib::from_mib(gib * 1024))], ram: Mib::ZERO };
+        self.acquire_that(caller, class, demand)
+    }
+
+    fn acquire_that(&mut self, caller: Caller, class: Class, demand: Demand) -> Result<(Accepted, Heard), Denied> {
         let request = Request::new(LeaseId::new("new").unwrap(), class, demand, Moment::default());
         let (name, label) = (format!("of-{}", caller.process.pid), String::new());
         let wish = Box::new(Wish { name, request, timeout: None, no_wait: false, ttl: None, label });
@@ -38,7 +39,14 @@ impl Play {
         answer.try_recv().unwrap().map(|accepted| (accepted, heard))
     }
 
-    fn phase(&mut self, heard: &watch::Receiver<Option<Told>>) -> Phase {
+    fn release(&mut self, caller: Caller, lease: &LeaseId) {
+        let (reply, mut answer) = oneshot::channel();
+        self.step(Input::Client(ClientInput::Release { caller, lease: lease.to_string(), reply }));
+        self.deliver();
+        answer.try_recv().unwrap().unwrap();
+    }
+
+    fn phase(&mut self, heard: &Heard) -> Phase {
         self.node.tell_clients();
         heard.borrow().as_ref().unwrap().lease.phase.clone()
     }
@@ -132,4 +140,97 @@ fn what_becomes_of_a_pods_lease_reaches_its_parts() {
     play.node.tell_clients();
     assert!(heard.borrow().as_ref().unwrap().ended.is_some());
     assert!(!play.snapshot().leases.contains_key(&part.lease));
+}
+
+#[test]
+fn no_part_gets_what_its_whole_is_giving_back() {
+    let mut play = holding();
+    let (reply, mut answer) = oneshot::channel();
+    let what = GiveBack { memory: vec![Mib::from_mib(2048)], ram: RamWish::Same, notice: String::new() };
+    play.step(Input::Ask(Ask::GiveBack { pod: uid("a"), what, reply }));
+    let (_, part) = play.acquire(caller(Some("a"), 8), Class::Normal, 6).unwrap();
+    assert_eq!(play.phase(&part), Phase::Waiting);
+    play.look();
+    play.deliver();
+    assert_eq!(answer.try_recv().unwrap().unwrap(), id("a"));
+    assert_eq!((play.phase(&part), play.free()), (Phase::Waiting, LEASABLE - 2048));
+}
+
+#[test]
+fn a_pod_of_which_a_process_asks_has_come_and_its_lease_is_kept_for_it() {
+    let mut play = Play::ready();
+    play.is_here("a", Class::Normal, true);
+    play.order(order("a", Class::Normal, 8));
+    assert_eq!(play.state("a"), Some(State::Reserved));
+    let (_, part) = play.acquire(caller(Some("a"), 8), Class::Normal, 4).unwrap();
+    assert!(matches!(play.phase(&part), Phase::Active { .. }));
+    assert_eq!(play.state("a"), Some(State::Active));
+}
+
+#[test]
+fn ram_that_is_given_back_and_still_used_is_granted_to_nobody() {
+    let mut play = Play::ready();
+    play.is_here("worker", Class::Normal, false);
+    let ram = |gib: u64| Demand { slots: vec![], ram: Mib::from_mib(gib * 1024) };
+    let (first, heard) = play.acquire_that(caller(Some("worker"), 7), Class::Normal, ram(20)).unwrap();
+    assert!(matches!(play.phase(&heard), Phase::Active { .. }));
+    // 32 GiB are available beside the 20 that it uses.
+    play.ram_used.insert(first.lease.clone(), Mib::from_mib(20 * 1024));
+    play.look();
+    let (_, second) = play.acquire_that(caller(Some("worker"), 8), Class::Normal, ram(40)).unwrap();
+    assert_eq!(play.phase(&second), Phase::Waiting);
+    play.release(caller(Some("worker"), 7), &first.lease);
+    assert_eq!(play.phase(&second), Phase::Waiting, "there are 32 GiB");
+    assert!(play.node.wants_look(), "it may be free by now");
+    let observed = play.observation();
+    let ram = Some(Ram { available: Mib::from_mib(52 * 1024), ..observed.ram.unwrap() });
+    play.step(Input::Seen(Box::new(Observation { ram, ..observed })));
+    assert!(matches!(play.phase(&second), Phase::Active { .. }));
+}
+
+/// What was done last to processes that have to go.
+fn pushed(play: &mut Play) -> Vec<Push> {
+    play.node.take_pushes().into_iter().map(|pushed| pushed.push).collect()
+}
+
+#[test]
+fn who_has_to_go_is_asked_and_ended_and_ended_again_until_it_is_gone() {
+    let mut play = Play::ready();
+    play.is_here("worker", Class::Batch, false);
+    let (_, heard) = play.acquire(caller(Some("worker"), 7), Class::Batch, 20).unwrap();
+    play.processes.push((7, "worker", 20));
+    play.look();
+    play.order(order("urgent", Class::Urgent, 16));
+    play.later(60);
+    assert!(matches!(play.phase(&heard), Phase::Stopping { .. }));
+    let kill_after = play.node.settings.clients.kill_after.millis() / 1000;
+    assert_eq!(pushed(&mut play), [Push::Term]);
+    play.later(kill_after);
+    assert_eq!(pushed(&mut play), [Push::Kill]);
+    play.later(kill_after - 1);
+    assert_eq!(pushed(&mut play), []);
+    play.later(1);
+    assert_eq!(pushed(&mut play), [Push::Kill], "the first may not have reached it");
+    play.step(Input::Client(ClientInput::Gone(Process { pid: 7, started: 1 })));
+    play.later(kill_after);
+    assert_eq!(pushed(&mut play), []);
+    assert!(play.node.next_push().is_none());
+}
+
+#[test]
+fn who_gives_back_what_it_has_to_is_left_alone_and_nothing_is_waited_for() {
+    let mut play = Play::ready();
+    play.is_here("worker", Class::Batch, false);
+    let (lease, _) = play.acquire(caller(Some("worker"), 7), Class::Batch, 20).unwrap();
+    play.processes.push((7, "worker", 20));
+    play.look();
+    play.order(order("urgent", Class::Urgent, 16));
+    play.later(60);
+    assert_eq!(pushed(&mut play), [Push::Term]);
+    // Its GPU cannot be looked at: its memory is not seen free.
+    play.gpu = Err("off the bus".into());
+    play.look();
+    play.release(caller(Some("worker"), 7), &lease.lease);
+    play.later(60);
+    assert_eq!((pushed(&mut play), play.node.next_push()), (vec![], None));
 }

@@ -20,6 +20,8 @@ export class Notice<L> {
   readonly reason: string;
   /** What must become free, GPU by GPU of the lease, in MiB. */
   readonly neededMib: readonly number[];
+  /** What must become free of its RAM, in MiB. */
+  readonly neededRamMib: number;
   readonly #deadline: number;
 
   /** Notices come with a lease; they are not made by callers. */
@@ -34,6 +36,7 @@ export class Notice<L> {
     this.preemptorPriority = told.preemptorClass ? priorityTold(told.preemptorClass) : undefined;
     this.reason = told.reason;
     this.neededMib = told.neededMib.map(Number);
+    this.neededRamMib = Number(told.neededRamMib);
   }
 
   /** How long it has still, in milliseconds, at least 0. */
@@ -201,6 +204,7 @@ export abstract class Lease implements AsyncDisposable {
 
 function preempted(notice: Notice<unknown>, lease: string): Preempted {
   const whom = notice.preemptorPriority ? `a lease of class ${notice.preemptorPriority}` : notice.reason;
-  const advice = `free [${notice.neededMib.join(", ")}] MiB in ${(notice.remainingMs / 1000).toFixed(1)} s, or give it back`;
+  const ram = notice.neededRamMib > 0 ? ` and ${notice.neededRamMib} MiB of RAM` : "";
+  const advice = `free [${notice.neededMib.join(", ")}] MiB${ram} in ${(notice.remainingMs / 1000).toFixed(1)} s, or give it back`;
   return new Preempted(`its memory is needed for ${whom}`, `lease ${lease}`, advice);
 }

@@ -417,20 +417,22 @@ class Token(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class Notice(_message.Message):
-    __slots__ = ("id", "preemptor", "preemptor_class", "reason", "needed_mib", "remaining_ms")
+    __slots__ = ("id", "preemptor", "preemptor_class", "reason", "needed_mib", "remaining_ms", "needed_ram_mib")
     ID_FIELD_NUMBER: _ClassVar[int]
     PREEMPTOR_FIELD_NUMBER: _ClassVar[int]
     PREEMPTOR_CLASS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     NEEDED_MIB_FIELD_NUMBER: _ClassVar[int]
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_RAM_MIB_FIELD_NUMBER: _ClassVar[int]
     id: str
     preemptor: str
     preemptor_class: str
     reason: str
     needed_mib: _containers.RepeatedScalarFieldContainer[int]
     remaining_ms: int
-    def __init__(self, id: _Optional[str] = ..., preemptor: _Optional[str] = ..., preemptor_class: _Optional[str] = ..., reason: _Optional[str] = ..., needed_mib: _Optional[_Iterable[int]] = ..., remaining_ms: _Optional[int] = ...) -> None: ...
+    needed_ram_mib: int
+    def __init__(self, id: _Optional[str] = ..., preemptor: _Optional[str] = ..., preemptor_class: _Optional[str] = ..., reason: _Optional[str] = ..., needed_mib: _Optional[_Iterable[int]] = ..., remaining_ms: _Optional[int] = ..., needed_ram_mib: _Optional[int] = ...) -> None: ...
 
 class ShrinkRequest(_message.Message):
     __slots__ = ("memory_mib", "notice_id")

@@ -42,6 +42,12 @@ class Notice(Generic[L]):
         """Its name."""
         self.needed_mib = tuple(told.needed_mib)
         """What must become free, GPU by GPU of the lease, in MiB."""
+        self.needed_ram_mib = int(told.needed_ram_mib)
+        """What must become free of its RAM, in MiB."""
+
+    def _needed(self) -> str:
+        """All of it in words."""
+        return f"{list(self.needed_mib)} MiB" + (f" and {self.needed_ram_mib} MiB of RAM" if self.needed_ram_mib else "")
 
     @property
     def remaining_seconds(self) -> float:
@@ -56,7 +62,7 @@ class Notice(Generic[L]):
 
     def __repr__(self) -> str:
         left = f"{self.remaining_seconds:.1f} s left"
-        return f"<Notice {self.reason} for {self.preemptor or 'nobody'}: {list(self.needed_mib)} MiB, {left}>"
+        return f"<Notice {self.reason} for {self.preemptor or 'nobody'}: {self._needed()}, {left}>"
 
 
 OnPreempt = Callable[[Notice[Any]], "Awaitable[None] | None"]
@@ -216,5 +222,5 @@ class Lease:
 
 def _preempted(notice: Notice[Any], lease: str) -> Preempted:
     whom = f"a lease of class {notice.preemptor_priority}" if notice.preemptor_priority else notice.reason
-    advice = f"free {list(notice.needed_mib)} MiB in {notice.remaining_seconds:.1f} s, or give it back"
+    advice = f"free {notice._needed()} in {notice.remaining_seconds:.1f} s, or give it back"
     return Preempted(f"its memory is needed for {whom}", f"lease {lease}", advice)
