@@ -1,6 +1,7 @@
 //! `memboss lease`: who holds what and why, giving back, and asking a holder to go.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::ops::ControlFlow;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
@@ -112,7 +113,9 @@ async fn watch(way: &Way, output: Output) -> Result<()> {
         Way::Socket(sockets) => {
             let mut states = answer(&sockets.socket, sockets.leases().await?.watch_status(StatusRequest {})).await?;
             while let Some(status) = states.message().await.map_err(|status| refused(&sockets.socket, &status))? {
-                list.tell(Picture::from(status).leases)?;
+                if list.tell(Picture::from(status).leases)?.is_break() {
+                    return Ok(());
+                }
             }
             let at = sockets.socket.display();
             Err(Failure::NoAgent(format!("the agent at {at} has ended: ask again")).into())
@@ -120,7 +123,9 @@ async fn watch(way: &Way, output: Output) -> Result<()> {
         Way::Api(server) => {
             let mut pictures = server.watch(Wanted::Leases);
             while let Some(picture) = pictures.next().await {
-                list.tell(picture?.leases)?;
+                if list.tell(picture?.leases)?.is_break() {
+                    return Ok(());
+                }
             }
             Err(Failure::NoAgent("the API server ended the answer: ask again".to_owned()).into())
         }
@@ -135,21 +140,23 @@ struct List {
 }
 
 impl List {
-    fn tell(&mut self, leases: Vec<Placed>) -> Result<()> {
+    /// It is a break once nobody reads any more.
+    fn tell(&mut self, leases: Vec<Placed>) -> Result<ControlFlow<()>> {
         let output = self.output;
+        let mut read = ControlFlow::Continue(());
         if self.redraws {
             let mut out = std::io::stdout();
             // Home, and everything after it gone.
             write!(out, "\x1b[H\x1b[2J").and_then(|()| out.flush()).context("the answer cannot be written")?;
-            output.say_next(&(), || show::placed(&leases, look(output)))?;
+            read = output.say_next(&(), || show::placed(&leases, look(output)))?;
         } else {
             let news = changed(&self.before, &leases);
             if !news.is_empty() {
-                output.say_next(&plain::placed(&news), || show::placed(&news, look(output)))?;
+                read = output.say_next(&plain::placed(&news), || show::placed(&news, look(output)))?;
             }
         }
         self.before = leases;
-        Ok(())
+        Ok(read)
     }
 }
 

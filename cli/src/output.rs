@@ -1,6 +1,7 @@
 //! How a command's answer is printed: for people or for programs, with colours or without. It may not know what is said.
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::ops::ControlFlow;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -68,12 +69,12 @@ impl Output {
         }
     }
 
-    /// Prints one of many answers: a line of JSON, or a document of YAML, each.
-    pub(crate) fn say_next<T: Serialize>(self, answer: &T, text: impl FnOnce() -> String) -> Result<()> {
+    /// Prints one of many answers: a line of JSON, or a document of YAML, each. It is a break once nobody reads any more.
+    pub(crate) fn say_next<T: Serialize>(self, answer: &T, text: impl FnOnce() -> String) -> Result<ControlFlow<()>> {
         match self {
-            Self::Text | Self::Wide => line(&text()),
-            Self::Json => line(&serde_json::to_string(answer).context("the answer cannot be put in JSON")?),
-            Self::Yaml => line(&format!("---\n{}", yaml(answer)?.trim_end())),
+            Self::Text | Self::Wide => written(&text()),
+            Self::Json => written(&serde_json::to_string(answer).context("the answer cannot be put in JSON")?),
+            Self::Yaml => written(&format!("---\n{}", yaml(answer)?.trim_end())),
         }
     }
 }
@@ -84,11 +85,15 @@ fn yaml<T: Serialize>(answer: &T) -> Result<String> {
 
 /// One line, or a few, on the standard output.
 pub(crate) fn line(said: &str) -> Result<()> {
+    written(said).map(drop)
+}
+
+fn written(said: &str) -> Result<ControlFlow<()>> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{said}").and_then(|()| out.flush()) {
         // Whoever read it has heard enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("the answer cannot be written"),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        written => written.map(ControlFlow::Continue).context("the answer cannot be written"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `memboss ram`: host RAM as it stands, who uses it, and dropping page cache that nobody needs. It works on any Linux machine, without an agent; only
 //! ending leases that nobody keeps is the agent's. Of a cluster's nodes the API server tells how they stand; the rest is done on the node itself.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -176,7 +177,9 @@ async fn watch(server: &Server, output: Output) -> Result<()> {
         if levels != before {
             before = levels;
             let plain: Vec<plain::Machine> = picture.machines.iter().map(plain::machine).collect();
-            output.say_next(&plain, || show_ram::nodes(&picture.machines, Colours::of_stdout()))?;
+            if output.say_next(&plain, || show_ram::nodes(&picture.machines, Colours::of_stdout()))?.is_break() {
+                return Ok(());
+            }
         }
     }
     Err(Failure::NoAgent("the API server ended the answer: ask again".to_owned()).into())
@@ -220,8 +223,10 @@ async fn here(what: Ram, output: Output) -> Result<()> {
             let machine = Machine::default();
             let report = machine.report()?;
             if watch {
-                output.say_next(&report, || show_ram::report(&report))?;
-                return follow(&machine, output).await;
+                return match output.say_next(&report, || show_ram::report(&report))? {
+                    ControlFlow::Continue(()) => follow(&machine, output).await,
+                    ControlFlow::Break(()) => Ok(()),
+                };
             }
             output.say(&report, || show_ram::report(&report))
         }
@@ -241,7 +246,9 @@ async fn follow(machine: &Machine, output: Output) -> Result<()> {
         let level = gauge.look(&report.signals(), now);
         if level != before {
             (report.pressure, report.sign, report.cause) = (level, gauge.sign(), report.signals().cause(level));
-            output.say_next(&report, || show_ram::change(&report))?;
+            if output.say_next(&report, || show_ram::change(&report))?.is_break() {
+                return Ok(());
+            }
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

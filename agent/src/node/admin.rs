@@ -244,6 +244,19 @@ impl Node {
                 "opened here, but MemoryNode {node} still asks for the drain: change its spec.drain or spec.drainGpus"
             )));
         }
+        let closed = self.drains.closed();
+        if closed.node {
+            return Err(Denied::NotNow(
+                "opened, but the whole node is drained too: undo that (--node --undo)".to_owned(),
+            ));
+        }
+        if scope.node && !closed.gpus.is_empty() {
+            let gpus: Vec<&str> = closed.gpus.iter().map(GpuUuid::as_str).collect();
+            let gpus = gpus.join(" ");
+            return Err(Denied::NotNow(format!(
+                "opened, but for what is drained by itself: undo that ({gpus} --undo)"
+            )));
+        }
         Ok(())
     }
 

@@ -96,7 +96,9 @@ impl Bed {
         for (pid, cgroup) in own.into_iter().chain(others) {
             let at = proc_root.join(pid.to_string());
             std::fs::create_dir_all(&at).unwrap();
-            std::fs::copy(format!("/proc/{pid}/stat"), at.join("stat")).unwrap();
+            for file in ["stat", "status"] {
+                std::fs::copy(format!("/proc/{pid}/{file}"), at.join(file)).unwrap();
+            }
             std::fs::write(at.join("cgroup"), cgroup).unwrap();
         }
         self.again_on(proc_root).await

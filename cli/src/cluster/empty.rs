@@ -59,28 +59,47 @@ impl Places {
     }
 }
 
+fn open(spec: &mut MemoryNodeSpec, gpus: &[String]) {
+    spec.drain &= !gpus.is_empty();
+    spec.drain_gpus.retain(|uuid| !gpus.contains(uuid));
+    if !spec.drain && spec.drain_gpus.is_empty() {
+        spec.drain_deadline_seconds = None;
+    }
+}
+
+/// What keeps a node that is wished so closed where it was to be opened: those GPUs, or all of it.
+fn still_closed(spec: &MemoryNodeSpec, gpus: &[String]) -> Option<String> {
+    if spec.drain {
+        return Some("opened, but the whole node is drained too: undo that (--node --undo)".to_owned());
+    }
+    let closed = gpus.is_empty() && !spec.drain_gpus.is_empty();
+    closed
+        .then(|| format!("opened, but for what is drained by itself: undo that ({} --undo)", spec.drain_gpus.join(" ")))
+}
+
 impl Server {
     /// Wishes those places empty, in so many seconds if that is said. A node has one such time for all that is to be empty there: what is said last.
     pub(crate) async fn close(&self, places: &Places, within: Option<u32>) -> Result<(), Failure> {
-        self.wish(places, |spec, gpus| {
-            spec.drain_deadline_seconds = within;
-            spec.drain |= gpus.is_empty();
-            let new = gpus.iter().filter(|uuid| !spec.drain_gpus.contains(uuid)).cloned().collect::<Vec<_>>();
-            spec.drain_gpus.extend(new);
-        })
-        .await
+        for (node, gpus) in &places.0 {
+            let close = |spec: &mut MemoryNodeSpec| {
+                spec.drain_deadline_seconds = within;
+                spec.drain |= gpus.is_empty();
+                let new = gpus.iter().filter(|uuid| !spec.drain_gpus.contains(uuid)).cloned().collect::<Vec<_>>();
+                spec.drain_gpus.extend(new);
+            };
+            self.wish_of(node, close).await?;
+        }
+        Ok(())
     }
 
-    /// Takes that wish back.
+    /// Takes that wish back. Another wish may keep the place closed all the same.
     pub(crate) async fn open(&self, places: &Places) -> Result<(), Failure> {
-        self.wish(places, |spec, gpus| {
-            spec.drain &= !gpus.is_empty();
-            spec.drain_gpus.retain(|uuid| !gpus.contains(uuid));
-            if !spec.drain && spec.drain_gpus.is_empty() {
-                spec.drain_deadline_seconds = None;
-            }
-        })
-        .await
+        let mut left = None;
+        for (node, gpus) in &places.0 {
+            let spec = self.wish_of(node, |spec| open(spec, gpus)).await?;
+            left = left.or(still_closed(&spec, gpus));
+        }
+        left.map_or(Ok(()), |why| Err(Failure::Undone(why)))
     }
 
     /// Who is still there of those, now and on every change, until nobody is.
@@ -102,21 +121,15 @@ impl Server {
         steps.boxed()
     }
 
-    async fn wish(&self, places: &Places, change: impl Fn(&mut MemoryNodeSpec, &[String])) -> Result<(), Failure> {
-        for (node, gpus) in &places.0 {
-            self.wish_of(node, |spec| change(spec, gpus)).await?;
-        }
-        Ok(())
-    }
-
-    async fn wish_of(&self, node: &str, change: impl Fn(&mut MemoryNodeSpec)) -> Result<(), Failure> {
+    /// What is wished of the node then.
+    async fn wish_of(&self, node: &str, change: impl Fn(&mut MemoryNodeSpec)) -> Result<MemoryNodeSpec, Failure> {
         let api = Api::<MemoryNode>::all(self.client.clone());
         for _ in 0..TRIES {
             let there = api.get(node).await.map_err(|error| refused(&error))?;
             let mut spec = there.spec.clone();
             change(&mut spec);
             if spec == there.spec {
-                return Ok(());
+                return Ok(spec);
             }
             let mut wanted = json!(spec);
             // A patch takes away only what it names.
@@ -124,7 +137,7 @@ impl Server {
             let patch = json!({ "metadata": { "resourceVersion": there.metadata.resource_version }, "spec": wanted });
             match api.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await {
                 Err(kube::Error::Api(answer)) if answer.code == 409 => {}
-                other => return other.map(drop).map_err(|error| refused(&error)),
+                other => return other.map(|_| spec).map_err(|error| refused(&error)),
             }
         }
         Err(Failure::Undone(format!("MemoryNode {node} changes too fast: ask again")))
@@ -135,6 +148,19 @@ impl Server {
 mod tests {
     use super::*;
     use memboss_agent_api::v1::GpuShare;
+
+    #[test]
+    fn what_another_wish_keeps_closed_is_told() {
+        let spec = |drain, gpus: &[&str]| MemoryNodeSpec {
+            drain,
+            drain_gpus: gpus.iter().map(ToString::to_string).collect(),
+            ..MemoryNodeSpec::default()
+        };
+        let gpu = ["GPU-0".to_owned()];
+        assert!(still_closed(&spec(true, &[]), &gpu).unwrap().contains("--node --undo"));
+        assert!(still_closed(&spec(false, &["GPU-1"]), &[]).unwrap().contains("GPU-1 --undo"));
+        assert_eq!((still_closed(&spec(false, &["GPU-1"]), &gpu), still_closed(&spec(false, &[]), &[])), (None, None));
+    }
 
     #[test]
     fn who_is_there_is_whoever_holds_of_that_node_or_gpu_lower_classes_first() {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{ErrorKind, IsTerminal as _, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
@@ -25,7 +26,11 @@ pub(super) struct Child {
     pid: Pid,
     group: Pid,
     to_guard: ChildStdin,
+    /// The terminal of this session, if it has one, wherever the standard input comes from.
+    tty: Option<File>,
     terminal: Terminal,
+    /// Whom this process had begun before, as a shell that became it has: they are none of the command's.
+    strangers: BTreeSet<Member>,
     ended: Option<Ended>,
     /// It is killed, and whoever of its family is found from now on too.
     killed: bool,
@@ -62,6 +67,7 @@ impl Child {
     /// Starts it, guarded.
     pub(super) fn start(command: &[OsString], env: &[(&str, String)], kill_after: Duration) -> Result<Self> {
         // What the command leaves behind becomes a child of this process, so that it is found wherever it has gone.
+        let strangers = family::below(&family::everybody(), &BTreeSet::from([getpid()])).into_iter().collect();
         set_child_subreaper(true).context("failed to take charge of what the command starts")?;
         let (group, to_guard) = start_guard(kill_after)?;
         let [program, arguments @ ..] = command else {
@@ -80,8 +86,9 @@ impl Child {
             }
         })?;
         let pid = Pid::from_raw(i32::try_from(process.id()).context("its pid is no pid")?);
+        let tty = File::options().read(true).write(true).open("/dev/tty").ok();
         let terminal = Terminal::Kept;
-        let mut child = Self { process, pid, group, to_guard, terminal, ended: None, killed: false };
+        let mut child = Self { process, pid, group, to_guard, tty, terminal, strangers, ended: None, killed: false };
         if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
             child.give_terminal();
         }
@@ -91,6 +98,14 @@ impl Child {
     /// Sends its process group a signal. Whoever is gone needs none.
     pub(super) fn signal(&self, signal: Signal) {
         let _ = killpg(self.group, signal);
+    }
+
+    /// Passes a signal on. Whoever stands still would not hear one that asks it to end.
+    pub(super) fn pass_on(&self, signal: Signal) {
+        self.signal(signal);
+        if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT) {
+            self.signal(Signal::SIGCONT);
+        }
     }
 
     /// Asks it to end because its time is up, and all that descends from it.
@@ -140,7 +155,9 @@ impl Child {
     /// All that descends from this process, but for the guard and what has ended; of what has ended and is a child of this process note is taken.
     fn family(&self) -> Vec<Member> {
         let own = getpid();
-        let mut found = family::below(&family::everybody(), &BTreeSet::from([own]));
+        let mut everybody = family::everybody();
+        everybody.retain(|member| !self.strangers.iter().any(|stranger| stranger.is_same(member)));
+        let mut found = family::below(&everybody, &BTreeSet::from([own]));
         for orphan in found.iter().filter(|member| member.ended && member.parent == own && member.pid != self.pid) {
             let _ = waitpid(orphan.pid, Some(WaitPidFlag::WNOHANG));
         }
@@ -158,9 +175,10 @@ impl Child {
     /// It stopped. One that wanted the terminal gets it, if it is ours to give; one that was stopped at the terminal takes this process along, so that the shell
     /// has both of them as one job.
     fn stopped(&mut self, signal: Signal) {
-        if matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU) && self.give_terminal() {
+        let wants_terminal = self.tty.is_some() && matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU);
+        if wants_terminal && self.give_terminal() {
             self.signal(Signal::SIGCONT);
-        } else if self.terminal == Terminal::Given {
+        } else if wants_terminal || self.terminal == Terminal::Given {
             self.take_terminal();
             let _ = kill(getpid(), Signal::SIGSTOP);
             // Here again once the shell lets both go on.
@@ -171,8 +189,9 @@ impl Child {
 
     /// Lets the command read the terminal, if this process may.
     fn give_terminal(&mut self) -> bool {
-        let given = tcgetpgrp(std::io::stdin()).is_ok_and(|holder| holder == getpgrp() || holder == self.group)
-            && set_terminal(self.group);
+        let Some(tty) = &self.tty else { return false };
+        let given = tcgetpgrp(tty).is_ok_and(|holder| holder == getpgrp() || holder == self.group)
+            && set_terminal(tty, self.group);
         if given {
             self.terminal = Terminal::Given;
         }
@@ -180,19 +199,21 @@ impl Child {
     }
 
     fn take_terminal(&mut self) {
-        if self.terminal == Terminal::Given && tcgetpgrp(std::io::stdin()).is_ok_and(|holder| holder == self.group) {
-            set_terminal(getpgrp());
+        if let (Some(tty), Terminal::Given) = (&self.tty, self.terminal)
+            && tcgetpgrp(tty).is_ok_and(|holder| holder == self.group)
+        {
+            set_terminal(tty, getpgrp());
         }
         self.terminal = Terminal::Kept;
     }
 }
 
 /// A process that does not hold the terminal is stopped when it takes it, unless it blocks the signal that says so.
-fn set_terminal(group: Pid) -> bool {
+fn set_terminal(tty: &File, group: Pid) -> bool {
     let mut stops = SigSet::empty();
     stops.add(Signal::SIGTTOU);
     let blocked = stops.thread_block().is_ok();
-    let set = tcsetpgrp(std::io::stdin(), group).is_ok();
+    let set = tcsetpgrp(tty, group).is_ok();
     blocked && stops.thread_unblock().is_ok() && set
 }
 

@@ -57,6 +57,11 @@ impl Member {
         }
     }
 
+    /// Whether both are one process.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.pid, self.started) == (other.pid, other.started)
+    }
+
     /// Whether it is still the one that was seen, and has not ended.
     pub(super) fn is_there(&self) -> bool {
         seen(self.pid).is_some_and(|now| now.started == self.started && !now.ended)

@@ -138,7 +138,11 @@ impl Holding {
 
     fn not_back(&self, status: &Status) -> NotBack {
         match status.code() {
-            Code::NotFound | Code::PermissionDenied | Code::InvalidArgument | Code::ResourceExhausted => {
+            Code::NotFound | Code::PermissionDenied | Code::InvalidArgument => {
+                NotBack::Never(crate::agent::refused(&self.socket, status))
+            }
+            // Of what is asked for anew. What is there already was granted: only asking was too much just now.
+            Code::ResourceExhausted if self.secret.is_empty() => {
                 NotBack::Never(crate::agent::refused(&self.socket, status))
             }
             // It ends, begins, or rebuilds its ledger.

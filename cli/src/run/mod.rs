@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::child::{Child, Looked};
 use self::hold::News;
 use self::request::NoticeSignal;
-pub(crate) use self::request::Run;
+pub(crate) use self::request::{Run, time as some_time};
 use crate::agent::{Sockets, answer};
 use crate::exit::Failure;
 use crate::output::{Output, aside};
@@ -29,6 +29,9 @@ use crate::{gpus, plain};
 
 /// How long until it is looked again whether a lease of the same name is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The agent keeps the time that somebody waits; one that does not answer is waited for so much longer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is passed on to the command. SIGCHLD tells that the command ended or stopped.
 const HEARD: [Signal; 9] = [
@@ -154,9 +157,15 @@ async fn wait(asked: &Run, news: &mut mpsc::Receiver<News>, signals: &mut mpsc::
             said = line;
         }
     };
+    let patience = if asked.no_wait { Some(Duration::ZERO) } else { asked.timeout };
+    let until = patience.map(|patience| Instant::now() + patience + ANSWERS_WITHIN);
     loop {
         let heard = tokio::select! {
             heard = news.recv() => heard,
+            () = async { sleep_until(until.unwrap_or_else(Instant::now)).await }, if until.is_some() => {
+                let why = "the time to wait is over, and the agent does not answer";
+                return Err(Failure::NotGranted(format!("{} was not granted: {why}", asked.wish())).into());
+            }
             Some(signal) = signals.recv() => match signal {
                 Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT => {
                     return Ok(Waited::Interrupted(signal));
@@ -255,7 +264,7 @@ impl Running {
                     Signal::SIGCHLD => {}
                     // The agent asks this process, and tells the same by the stream: the command is asked once.
                     Signal::SIGTERM if !self.notice.is_empty() || self.over.is_some() => self.ask_to_end(),
-                    other => self.child.signal(other),
+                    other => self.child.pass_on(other),
                 },
                 heard = self.news.recv(), if self.heard => match heard {
                     Some(news) => self.news(news),

@@ -103,7 +103,8 @@ fn amount(text: &str) -> Result<Amount, String> {
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+/// A time that is not none.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if time.is_zero() => Err("no time at all: 30s and 5m are times".to_owned()),
         Ok(time) => Ok(time),

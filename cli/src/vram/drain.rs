@@ -28,7 +28,7 @@ pub(crate) struct Drain {
     #[arg(long)]
     node: bool,
     /// Whoever is still there after so long is ended (2m, 90s). Without: each notice runs its time.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::run::some_time)]
     deadline: Option<Duration>,
     /// Only tells whom it would concern.
     #[arg(long)]
@@ -117,7 +117,8 @@ fn left() -> Failure {
 
 /// Says how far it has come; whether that was the last word.
 fn told(step: &DrainProgress, output: Output) -> Result<bool> {
-    output.say_next(&progress(step, false), || line(step))?;
+    // It goes on to its end, whether or not somebody reads how.
+    let _ = output.say_next(&progress(step, false), || line(step))?;
     if step.done && output.is_text() {
         aside("nothing is granted there until it is said again with --undo");
     }
