@@ -143,6 +143,7 @@ impl Bed {
         let own = self.dir.path().join("proc").join(std::process::id().to_string());
         std::fs::create_dir_all(&own).unwrap();
         std::fs::write(own.join("stat"), "1 (test) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 100 0 0").unwrap();
+        std::fs::write(own.join("status"), format!("Groups:\t\nNSpid:\t{}\n", std::process::id())).unwrap();
         std::fs::write(own.join("cgroup"), format!("0::{cgroup}\n")).unwrap();
     }
 

@@ -4,7 +4,7 @@
 
 mod bed;
 
-use bed::{Bed, built, lives, until};
+use bed::{Bed, MEMBOSS, Running, built, lives, until};
 use nix::sys::signal::Signal;
 
 /// A command that says that it is there and goes on until it is ended.
@@ -179,6 +179,17 @@ fn what_left_the_commands_process_group_ends_with_it_too() {
     command.says("there");
     command.signal(Signal::SIGKILL);
     until("what left the group is gone too", || (!lives(apart)).then_some(()));
+}
+
+#[test]
+fn whoever_was_there_before_the_command_is_left_alone() {
+    let bed = Bed::new(1);
+    let script = format!("sleep 1000 >/dev/null 2>&1 & echo before $!; exec {MEMBOSS} run --vram 1Gi -- true");
+    let mut running = Running::start(&mut bed.program("sh", &["-c", &script]));
+    let before: i32 = running.says("before ").trim_start_matches("before ").parse().unwrap();
+    assert_eq!(running.ends().0, 0, "it is not waited for");
+    assert!(lives(before), "nor ended");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(before), Signal::SIGKILL).unwrap();
 }
 
 #[test]

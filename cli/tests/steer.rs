@@ -86,6 +86,17 @@ fn a_watcher_is_told_each_change() {
 }
 
 #[test]
+fn a_watcher_to_which_nobody_listens_any_more_ends() {
+    let bed = Bed::new(1);
+    let watch = format!("{MEMBOSS} lease list --watch -o json | head -1");
+    let mut watcher = Running::start(&mut bed.program("sh", &["-c", &watch]));
+    let held = holder(&bed, "one", &["--vram", "2Gi"]);
+    watcher.says("\"Active\"");
+    held.signal(Signal::SIGTERM);
+    assert_eq!(watcher.ends().0, 0);
+}
+
+#[test]
 fn draining_asks_everybody_to_go_and_grants_nothing_until_it_is_undone() {
     let bed = Bed::new(2);
     let mut first = holder(&bed, "first", &["--vram", "2Gi", "--gpu", "0"]);
@@ -97,7 +108,12 @@ fn draining_asks_everybody_to_go_and_grants_nothing_until_it_is_undone() {
     let nobody_asked = bed.ask(&["vram", "drain", "0"]);
     assert!(nobody_asked.code == 2 && nobody_asked.err.contains("--yes"), "{nobody_asked:?}");
     assert_eq!(bed.lease(&Bed::mine("first")).unwrap()["state"], "Active", "neither has changed anything");
-    for wrong in [&["vram", "drain"][..], &["vram", "drain", "0", "--node"], &["vram", "drain", "7", "--yes"]] {
+    for wrong in [
+        &["vram", "drain"][..],
+        &["vram", "drain", "0", "--node"],
+        &["vram", "drain", "7", "--yes"],
+        &["vram", "drain", "0", "--yes", "--deadline", "0s"],
+    ] {
         assert_eq!(bed.ask(wrong).code, 2, "{wrong:?}");
     }
 
@@ -109,6 +125,8 @@ fn draining_asks_everybody_to_go_and_grants_nothing_until_it_is_undone() {
     assert_eq!(drain.ends().0, 0);
     let on_first = ["run", "--vram", "1Gi", "--gpu", &bed.uuid(0), "--no-wait", "--", "true"];
     assert_eq!(bed.ask(&on_first).code, 75);
+    let other = bed.ask(&["vram", "drain", "--node", "--undo"]);
+    assert!(other.code != 0 && other.err.contains(&bed.uuid(0)), "that GPU is closed still: {other:?}");
     assert_eq!(bed.lease(&Bed::mine("second")).unwrap()["state"], "Active", "the other GPU is not concerned");
     assert_eq!(bed.ask(&["vram", "drain", "0", "--undo"]).code, 0);
     assert_eq!(bed.ask(&on_first).code, 0);
@@ -285,6 +303,17 @@ fn a_command_has_the_terminal_and_an_interrupt_is_its_own() {
     interrupted.types(b"\x03");
     interrupted.says("interrupted");
     assert_eq!(interrupted.ends(), 6);
+}
+
+#[test]
+fn a_command_whose_input_comes_from_elsewhere_reads_the_terminal_too() {
+    let bed = Bed::new(1);
+    let asks = "echo asks; read word </dev/tty; echo heard $word";
+    let mut reads = on_terminal(&bed, &format!("{MEMBOSS} run --vram 1Gi -- sh -c '{asks}' </dev/null"));
+    reads.says("asks");
+    reads.types(b"hello\n");
+    reads.says("heard hello");
+    assert_eq!(reads.ends(), 0);
 }
 
 #[test]

@@ -73,6 +73,20 @@ async def test_an_error_in_the_block_gives_the_lease_back_and_is_told(agent: Age
         await until(boss, lambda status: not status.leases)
 
 
+async def test_a_close_that_is_cancelled_gives_all_back_all_the_same(agent: Agent) -> None:
+    boss = await GPUBoss().connect()
+    for _ in range(3):
+        await boss.acquire(vram_mb=1000)
+    closing = asyncio.ensure_future(boss.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await boss.close()
+    async with GPUBoss() as another:
+        await until(another, lambda status: not status.leases)
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
@@ -88,6 +102,8 @@ async def test_an_error_in_the_block_gives_the_lease_back_and_is_told(agent: Age
         ({"vram_mb": 1, "priority": "highest"}, "urgent, high, normal, low, batch"),
         ({"vram_mb": 1, "timeout": -1}, "seconds"),
         ({"vram_mb": 1, "ram_mb": -1}, "ram_mb"),
+        ({"vram_mb": 1, "models": "H100"}, r"models=\['H100'\]"),
+        ({"vram_mb": 1, "uuids": "GPU-0"}, r"uuids=\['GPU-0'\]"),
     ],
 )
 async def test_what_makes_no_sense_is_told_before_anything_is_sent(asked: dict[str, Any], words: str) -> None:

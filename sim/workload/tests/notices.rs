@@ -183,7 +183,7 @@ async fn a_notice_is_said_whole_and_leaving_ends_well() {
     workload.expect(&["binding", "allocated"]).await;
     let notice = json!({
         "event": "notice", "id": "n1", "preemptor": "ns/other", "class": "urgent", "reason": "Preempted",
-        "needed_mib": [512], "remaining_ms": 30_000,
+        "needed_mib": [512], "needed_ram_mib": 0, "remaining_ms": 30_000,
     });
     assert_eq!(workload.next().await, notice);
     workload.expect(&["leaving"]).await;

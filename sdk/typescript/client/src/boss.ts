@@ -57,9 +57,11 @@ export abstract class Boss implements AsyncDisposable {
   async close(): Promise<void> {
     // Whoever still waits to be connected asks for its lease first, and gives it back then.
     await this.#opening?.catch(() => {});
-    await Promise.all([...this.#leases].map((lease) => lease.release()));
-    this.#connection?.close();
+    const connection = this.#connection;
+    // Whoever asks from now on connects anew.
     this.#connection = undefined;
+    await Promise.all([...this.#leases].map((lease) => lease.release()));
+    connection?.close();
   }
 
   /** `await using`: the same as `close`. */

@@ -10,7 +10,15 @@ import { create } from "@bufbuild/protobuf";
 
 import type { Connection, Listening } from "./connection.js";
 import { Deferred, unlessAborted, within } from "./deferred.js";
-import { AgentUnavailable, LeaseLost, LeaseTimeout, MembossError, Preempted, RequestRefused } from "./errors.js";
+import {
+  AgentUnavailable,
+  LeaseLost,
+  LeaseTimeout,
+  MembossError,
+  NoRoom,
+  Preempted,
+  RequestRefused,
+} from "./errors.js";
 import { type AcquireRequest, type LeaseEvent, Leases, LeaseViewSchema, type Notice } from "./generated/agent_pb.js";
 import { Phase, phaseTold, placeTold, type QueuePlace } from "./words.js";
 
@@ -58,6 +66,7 @@ export class Holding {
   #secret = "";
   #notice = "";
   #heard = false;
+  #isHeld = false;
   #givingBack: Promise<void> | undefined;
 
   constructor(
@@ -87,7 +96,10 @@ export class Holding {
     try {
       signal?.throwIfAborted();
       this.#begun = true;
-      void this.#listen();
+      this.#listen().catch((error: unknown) => {
+        // Nobody would learn of it otherwise, and the lease would seem to be held.
+        this.#end(failed(error, this.where));
+      });
       await unlessAborted(this.#answeredInTime(), signal);
     } catch (error) {
       await this.release();
@@ -137,7 +149,7 @@ export class Holding {
   async #answeredInTime(): Promise<void> {
     const timeout = Number(this.request.timeoutMs);
     const patience = timeout + AGENT_ANSWERS_WITHIN_MS;
-    if (timeout === 0 || patience > LONGEST_TIMER_MS) return await this.#granted.promise;
+    if ((timeout === 0 && !this.request.noWait) || patience > LONGEST_TIMER_MS) return await this.#granted.promise;
     const answered = await within(
       this.#granted.promise.then(() => true),
       patience,
@@ -176,7 +188,7 @@ export class Holding {
     let pause = FIRST_PAUSE_MS;
     while (!this.isOver) {
       const broke = await this.#hear();
-      const reason = this.isOver ? undefined : this.#reasonToGoOn(broke);
+      const reason = this.isOver ? undefined : this.#reasonToGoOn(broke, brokeAt !== undefined);
       if (reason === undefined) return;
       if (this.#heard) [brokeAt, pause, this.#heard] = [undefined, FIRST_PAUSE_MS, false];
       brokeAt ??= performance.now();
@@ -191,7 +203,7 @@ export class Holding {
   }
 
   /** Why the stream broke, if it may be tried again; otherwise the lease has ended. */
-  #reasonToGoOn(broke: MembossError): MembossError | undefined {
+  #reasonToGoOn(broke: MembossError, brokeBefore: boolean): MembossError | undefined {
     if (broke instanceof AgentUnavailable) return broke;
     if (broke instanceof LeaseLost && !this.#granted.isSettled) {
       // It only waited, and the agent forgot it meanwhile: it is asked for again.
@@ -199,8 +211,13 @@ export class Holding {
       return broke;
     }
     // An agent that was just started may not know everything yet.
-    if (broke instanceof RequestRefused && this.#secret) return broke;
-    this.#end(broke);
+    if (broke instanceof RequestRefused && (this.#secret || brokeBefore)) return broke;
+    // Of what was granted: only asking was too much just now.
+    if (broke instanceof NoRoom && this.#secret) return broke;
+    const lost = this.#isHeld && !(broke instanceof LeaseLost);
+    this.#end(
+      lost ? new LeaseLost(broke.what, this.where, "stop using its memory; acquire again", { cause: broke }) : broke,
+    );
     return undefined;
   }
 
@@ -227,10 +244,7 @@ export class Holding {
       await this.#stream.over;
       return new AgentUnavailable("the agent ended the stream", this.where, "is it ending?");
     } catch (error) {
-      if (error instanceof MembossError) return error;
-      return new LeaseLost(`the stream failed (${String(error)})`, this.where, "stop using its memory", {
-        cause: error,
-      });
+      return error instanceof MembossError ? error : failed(error, this.where);
     }
   }
 
@@ -246,6 +260,7 @@ export class Holding {
     } else if (phase === Phase.WAITING && !this.#granted.isSettled) {
       if (event.queue !== undefined) this.watcher.queued(placeTold(event.queue));
     } else if (phase === Phase.ACTIVE || phase === Phase.REVOKING) {
+      this.#isHeld = true;
       this.#granted.resolve();
       this.#takeNotice(phase === Phase.REVOKING ? this.view.notice : undefined);
     }
@@ -289,4 +304,8 @@ export class Holding {
     this.#stream?.cancel();
     this.watcher.ended(error);
   }
+}
+
+function failed(error: unknown, where: string): LeaseLost {
+  return new LeaseLost(`listening to it failed (${String(error)})`, where, "stop using its memory", { cause: error });
 }

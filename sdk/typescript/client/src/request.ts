@@ -39,8 +39,8 @@ export function messageOf(request: Request): AcquireRequest {
     class: priorityNamed(request.priority ?? Priority.NORMAL),
     timeoutMs: span("timeoutMs", request.timeoutMs),
     noWait: request.timeoutMs === 0,
-    models: [...(request.models ?? [])],
-    uuids: [...(request.uuids ?? [])],
+    models: names("models", request.models),
+    uuids: names("uuids", request.uuids),
     spread: request.spread ?? false,
     canShrink: request.canShrink ?? false,
     canOffload: request.canOffload ?? false,
@@ -48,6 +48,14 @@ export function messageOf(request: Request): AcquireRequest {
     protectionMs: span("protectionMs", request.protectionMs),
     label: request.label || basename(process.argv[1] ?? "node"),
   });
+}
+
+/** Some names; one text would be taken for as many names as it has letters. */
+function names(name: string, several: readonly string[] = []): string[] {
+  if (typeof several === "string") {
+    throw new InvalidRequest(`${name}="${several}" is no list`, name, `write ${name}: ["${several}"]`);
+  }
+  return [...several];
 }
 
 /** A whole number of MiB above nothing. */

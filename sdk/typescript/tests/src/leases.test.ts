@@ -298,6 +298,7 @@ describe("a wish", () => {
     [{ vramMb: 1, timeoutMs: -1 }, /milliseconds/],
     [{ vramMb: 1, ramMb: -1 }, /ramMb/],
     [{ vramMb: 1, ...JSON.parse('{"priority":"highest"}') }, /urgent, high, normal, low, batch/],
+    [{ vramMb: 1, ...JSON.parse('{"models":"H100"}') }, /models: \["H100"\]/],
   ];
   for (const [request, words] of senseless) {
     it(`that makes no sense is refused before anything is sent: ${JSON.stringify(request)}`, async () => {

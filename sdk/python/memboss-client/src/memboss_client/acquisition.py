@@ -54,10 +54,15 @@ class Acquisition(Generic[L]):
         # There is nothing left to give; that the lease is lost is still told.
         for giving_way in tuple(lease._giving_way):
             giving_way.cancel()
-        await lease.release()
-        if self._cut_short is not None and not self._is_cancelled_too() and kind is not None:
-            if issubclass(kind, asyncio.CancelledError):
-                raise self._cut_short from error
+        cut_short = None
+        try:
+            await lease.release()
+        finally:
+            # Also where somebody cancels this very wait: our own cancellation is ours to take back.
+            if self._cut_short is not None and not self._is_cancelled_too():
+                cut_short = self._cut_short
+        if cut_short is not None and kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise cut_short from error
         return None
 
     def _cut(self, error: LeaseLost) -> None:

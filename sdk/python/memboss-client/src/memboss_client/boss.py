@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -28,6 +29,7 @@ class Boss:
     def __init__(self, socket: str | os.PathLike[str] | None = None, *, resume_for: float = RESUME_FOR) -> None:
         self._socket, self._resume_for = socket, resume_for
         self._connection: Connection | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._leases: set[Lease] = set()
 
     async def connect(self: B) -> B:
@@ -38,11 +40,17 @@ class Boss:
     async def close(self) -> None:
         """Gives back what is still held, and ends the connection. In a forked child it does nothing."""
         connection, self._connection = self._connection, None
-        if connection is None or not connection.is_ours:
-            return
-        for lease in tuple(self._leases):
-            await lease.release()
-        connection.close()
+        if connection is not None and connection.is_ours:
+            self._closing = asyncio.create_task(self._give_back_all(connection), name="memboss close")
+        if self._closing is not None and not self._closing.done():
+            # Whoever is cancelled meanwhile leaves no lease behind; whoever comes second waits for the first.
+            await asyncio.shield(self._closing)
+
+    async def _give_back_all(self, connection: Connection) -> None:
+        try:
+            await asyncio.gather(*(lease.release() for lease in tuple(self._leases)))
+        finally:
+            connection.close()
 
     async def __aenter__(self: B) -> B:
         return await self.connect()

@@ -15,7 +15,15 @@ from typing import Protocol
 
 from memboss_client import agent_pb2 as pb
 from memboss_client.connection import Connection
-from memboss_client.errors import AgentUnavailable, LeaseLost, LeaseTimeout, MembossError, Preempted, RequestRefused
+from memboss_client.errors import (
+    AgentUnavailable,
+    LeaseLost,
+    LeaseTimeout,
+    MembossError,
+    NoRoom,
+    Preempted,
+    RequestRefused,
+)
 from memboss_client.words import Phase, QueuePlace
 
 _log = logging.getLogger("memboss")
@@ -87,7 +95,7 @@ class Holding:
         self.connection.check()
         self._listening = asyncio.create_task(self._listen(), name="memboss lease")
         patience = None
-        if self._request.timeout_ms:
+        if self._request.timeout_ms or self._request.no_wait:
             patience = self._request.timeout_ms / 1000 + _AGENT_ANSWERS_WITHIN
         try:
             await asyncio.wait({self._granted}, timeout=patience)
@@ -186,8 +194,15 @@ class Holding:
                     self._end(error)
                     return
                 broke = error
+            except NoRoom as error:
+                # Of what was granted: only asking was too much just now.
+                if not self._secret:
+                    self._end(error)
+                    return
+                broke = error
             except MembossError as error:
-                self._end(error)
+                held = self._granted.done() and self._granted.exception() is None
+                self._end(LeaseLost(error.what, self.where, "stop using its memory; acquire again") if held else error)
                 return
             if self._heard:
                 broke_at, pause, self._heard = None, _FIRST_PAUSE, False

@@ -126,7 +126,9 @@ class Lease:
         return self._error
 
     def check(self) -> None:
-        """Raises `Preempted` when a notice stands, `LeaseLost` when it has ended otherwise than by its holder: for loops that call nothing else here."""
+        """Raises `Preempted` when a notice stands, `LeaseLost` when it has ended otherwise than by its holder: for loops that call nothing else here. What
+        happens to a lease is heard on its event loop: a loop of your own on that thread has to give it a turn first, by `await asyncio.sleep(0)`; the
+        synchronous face hears on a thread of its own."""
         self._holding.connection.check_process()
         if self._error is not None:
             raise self._error

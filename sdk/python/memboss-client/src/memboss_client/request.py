@@ -39,8 +39,8 @@ class Request:
             ram_mib=amount("ram_mb", self.ram_mib) if self.ram_mib else 0,
             timeout_ms=0 if self.timeout is None else milliseconds("timeout", self.timeout),
             no_wait=self.timeout == 0,
-            models=list(self.models),
-            uuids=list(self.uuids),
+            models=names("models", self.models),
+            uuids=names("uuids", self.uuids),
             spread=self.spread,
             can_shrink=self.can_shrink,
             can_offload=self.can_offload,
@@ -58,6 +58,13 @@ class Request:
 def default_label() -> str:
     """The program's name."""
     return os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] not in ("", "-c") else "python")
+
+
+def names(name: str, several: Sequence[str]) -> list[str]:
+    """Some names; one text would be taken for as many names as it has letters."""
+    if isinstance(several, str):
+        raise InvalidRequest(f"{name}={several!r} is no list", name, f"write {name}=[{several!r}]")
+    return list(several)
 
 
 def amount(name: str, mib: object) -> int:
