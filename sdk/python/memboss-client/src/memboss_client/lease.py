@@ -47,7 +47,8 @@ class Notice(Generic[L]):
 
     def _needed(self) -> str:
         """All of it in words."""
-        return f"{list(self.needed_mib)} MiB" + (f" and {self.needed_ram_mib} MiB of RAM" if self.needed_ram_mib else "")
+        ram = f" and {self.needed_ram_mib} MiB of RAM" if self.needed_ram_mib else ""
+        return f"{list(self.needed_mib)} MiB{ram}"
 
     @property
     def remaining_seconds(self) -> float:
