@@ -56,9 +56,8 @@ def of_class(kind: type) -> dict[str, Any]:
 def assigned(kind: type) -> list[str]:
     """Attributes that `__init__` gives, as a notice has them."""
     names = inspect.getattr_static(kind, "__init__").__code__.co_names if kind.__name__ == "Notice" else ()
-    return [
-        name for name in names if name in ("id", "lease", "preemptor", "preemptor_priority", "reason", "needed_mib")
-    ]
+    given = ("id", "lease", "preemptor", "preemptor_priority", "reason", "needed_mib", "needed_ram_mib")
+    return [name for name in names if name in given]
 
 
 def surface() -> dict[str, Any]:
