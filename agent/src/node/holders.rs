@@ -1,6 +1,6 @@
 //! What holders and the node's root processes ask for: to bind a container, to give memory back, to go.
 
-use memboss_core::{EndReason, LeaseId, Mib, Moment, Phase, Refused};
+use memboss_core::{EndReason, GpuShare, LeaseId, Mib, Moment, Phase, Refused};
 use tokio::sync::oneshot;
 
 use super::{Hold, Node};
@@ -109,6 +109,17 @@ pub struct GiveBack {
     pub ram: RamWish,
     /// The notice that it heeds; empty for none.
     pub notice: String,
+}
+
+/// What a holder may give back.
+struct Gift {
+    /// What each slot is to hold.
+    memory: Vec<Mib>,
+    /// What becomes of its RAM; more of it is charged.
+    ram: RamWish,
+    /// Whether a look has to show it.
+    to_be_seen: bool,
+    until: Moment,
 }
 
 /// A part that a holder is about to give back.
@@ -261,20 +272,15 @@ impl Node {
         now: Moment,
     ) {
         match self.check_gift(&lease, what, now) {
-            Ok((memory, to_be_seen, until)) => {
-                self.gives.push(Give { lease, memory, ram: what.ram, to_be_seen, asked: now, until, reply });
+            Ok(Gift { memory, ram, to_be_seen, until }) => {
+                self.gives.push(Give { lease, memory, ram, to_be_seen, asked: now, until, reply });
             }
             Err(denied) => self.answer(reply, Err(denied)),
         }
     }
 
-    /// What each slot is to hold, whether a look has to show it, and until when; RAM to move into is charged now.
-    fn check_gift(
-        &mut self,
-        lease: &LeaseId,
-        what: &GiveBack,
-        now: Moment,
-    ) -> Result<(Vec<Mib>, bool, Moment), Denied> {
+    /// What is given, if that makes sense; RAM to move into is charged now.
+    fn check_gift(&mut self, lease: &LeaseId, what: &GiveBack, now: Moment) -> Result<Gift, Denied> {
         self.check_notice(lease, &what.notice)?;
         let view = self.lease_seen(lease).ok_or_else(|| Denied::Refused(Refused::UnknownLease(lease.clone())))?;
         let until = match &view.phase {
@@ -304,6 +310,7 @@ impl Node {
             return Err(Denied::NotNow(format!("lease {lease} is giving memory back already")));
         }
         let freed = held.iter().copied().sum::<Mib>().minus(memory.iter().copied().sum());
+        let mut charged = what.ram;
         match what.ram {
             RamWish::Down(wants) if wants > ram => {
                 return Err(Denied::BadRequest(format!(
@@ -311,19 +318,32 @@ impl Node {
                 )));
             }
             RamWish::More(more) if !more.is_zero() => {
-                self.engine_of_mut(lease).reserve_ram(lease, more).map_err(Denied::Refused)?;
-                // Else a lease could grow past everybody who waits.
+                // Before it is said whether there is so much: else a lease could grow past everybody who waits.
                 if more > freed {
-                    self.take_ram_back(lease, more);
                     return Err(Denied::BadRequest(format!(
                         "what is moved into RAM comes off the GPUs: {freed} less is held there, and {more} of RAM was asked"
                     )));
                 }
+                let more = more.min(self.ram_after(lease, &shares, &memory).minus(ram));
+                self.engine_of_mut(lease).reserve_ram(lease, more).map_err(Denied::Refused)?;
+                charged = RamWish::More(more);
             }
             _ => {}
         }
         let to_be_seen = memory != held;
-        Ok((memory, to_be_seen, until))
+        Ok(Gift { memory, ram: charged, to_be_seen, until })
+    }
+
+    /// The most of RAM that a lease may hold when it has moved all but that there: what it asked for, and what it has of its GPUs no more. A move that an
+    /// agent did not see the end of is charged already; asked for again, it costs nothing more.
+    fn ram_after(&self, lease: &LeaseId, shares: &[GpuShare], kept: &[Mib]) -> Mib {
+        let Some(request) = self.engine_of(lease).request(lease) else { return Mib::ZERO };
+        let granted = shares.iter().zip(&request.demand.slots).map(|(share, slot)| {
+            let whole = self.gpus.get(&share.uuid).map(|gpu| self.settings.margin.leasable(gpu.total, gpu.reserved));
+            whole.map_or(share.memory, |whole| slot.on(whole)).max(share.memory)
+        });
+        let moved: Mib = granted.zip(kept).map(|(granted, kept)| granted.minus(*kept)).sum();
+        request.demand.ram.plus(moved)
     }
 
     /// Gives that the last look showed done are taken into the ledger; those that took too long fail.

@@ -60,6 +60,27 @@ fn a_victim_that_shrinks_serves_its_preemptor_once_the_memory_is_seen_free_and_g
 }
 
 #[test]
+fn an_offload_whose_end_an_agent_did_not_see_costs_nothing_more_when_it_is_asked_for_again() {
+    let mut play = Play::ready();
+    play.order(order("v", Class::Batch, 20));
+    play.start("v", 7, 19);
+    let leased = |play: &Play| play.snapshot().ram.leased;
+    drop(give(&mut play, "v", 12, 8));
+    assert_eq!(leased(&play), Mib::from_mib(8 * 1024));
+    let mut play = play.restart();
+    play.look();
+    let mut answer = give(&mut play, "v", 12, 8);
+    assert_eq!(leased(&play), Mib::from_mib(8 * 1024), "it is charged already");
+    play.processes[0].2 = 11;
+    play.look();
+    play.deliver();
+    assert_eq!(answer.try_recv().unwrap(), Ok(id("v")));
+    // What is moved next comes on top.
+    drop(give(&mut play, "v", 10, 2));
+    assert_eq!(leased(&play), Mib::from_mib(10 * 1024));
+}
+
+#[test]
 fn an_offload_has_its_ram_from_the_start_or_does_not_begin() {
     let mut play = Play::ready();
     play.order(order("v", Class::Batch, 20));
