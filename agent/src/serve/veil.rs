@@ -1,4 +1,5 @@
-//! What the processes of a pod are shown: their own pod's leases, and the machine's figures as a whole. No tenant sees another tenant's names.
+//! What the processes of a pod are shown: their own pod's leases, and the machine's figures as a whole. No tenant sees another tenant's names here. (That of
+//! who takes a pod's own lease is in the notice of the service `Workload`, as it is in the pod's `VramLease`.)
 
 use memboss_agent_api::v1;
 use memboss_core::LeaseId;
