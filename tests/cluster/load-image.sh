@@ -7,5 +7,5 @@ read_options "$@"
 tar=$(realpath "${REST[0]}")
 for node in "$RUN"/nodes/*/; do
   inside "$BED/parts/node.sh" "$NAME" "$(basename "$node")" enter \
-    ctr -a /run/containerd/containerd.sock -n k8s.io images import --local "$tar" >/dev/null
+    env CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1 ctr -a /run/containerd/containerd.sock -n k8s.io images import --local "$tar" >/dev/null
 done

@@ -125,8 +125,8 @@ async fn a_part_given_back_serves_the_next_and_ram_takes_what_moves_there() {
         more_ram_mib,
         notice_id: String::new(),
     };
-    let refused = bed.client().await.r#move(into_ram(1 << 30)).await.unwrap_err();
-    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    let refused = bed.client().await.r#move(into_ram(2049)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     let now = bed.client().await.r#move(into_ram(2048)).await.unwrap().into_inner().lease.unwrap();
     assert_eq!((now.gpus[0].memory_mib, now.ram_mib), (6 * 1024, 2304));
     until(&mut held, |event| lease(event).ram_mib == 2304).await;
