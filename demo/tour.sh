@@ -51,10 +51,11 @@ $K "$MEMBOSS" vram status 2>/dev/null
 
 cat <<TEXT
 
-What to try (K='$K'):
+What to try (K='$K' MEMBOSS=$MEMBOSS):
   \$K kubectl get vramleases -A -o wide                   who holds or waits for what, and why
   \$K kubectl -n demo describe pod third                  the events tell the story
-  \$K $MEMBOSS vram top     a live screen; lease why demo/third, ram status, doctor --help tell more
+  \$K \$MEMBOSS vram top                                  a live screen
+  \$K \$MEMBOSS lease why demo/third                      why it waits; --by api doctor looks at the installation
   \$K kubectl -n demo delete pod small                    the waiting one gets the memory
   \$K kubectl get memorynodes -o yaml                     what each agent sees
   \$K kubectl -n demo run wrong --image=x --annotations=memboss.dev/vram=lots     refused, with what would be right
