@@ -153,6 +153,14 @@ impl Closed {
     }
 }
 
+fn most_ram(most: Mib, when_empty: bool) -> String {
+    if when_empty {
+        format!("no node has more than {most} for it")
+    } else {
+        format!("the most that is free for it on one node is {most}")
+    }
+}
+
 /// Why a lease waits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Waiting {
@@ -210,12 +218,14 @@ pub enum Waiting {
         largest: Mib,
     },
     /// No node's RAM could ever hold it, or not enough is free.
-    #[error("needs {need} of RAM; the most that is there for it on one node is {most}")]
+    #[error("needs {need} of RAM; {}", most_ram(*most, *when_empty))]
     NoRam {
         /// What is needed.
         need: Mib,
-        /// What there is.
+        /// The most that one node has for it.
         most: Mib,
+        /// That is when nobody leases any of it, and too little even so; else it is what is free now.
+        when_empty: bool,
     },
     /// A node where it could go is so hard pressed for RAM that nothing new is granted of it for now.
     #[error("needs {need} of RAM, and nothing is granted of the RAM of {node} while that is under pressure")]

@@ -6,7 +6,7 @@ use crate::ids::NodeName;
 use crate::ledger::Node;
 use crate::order::{LineIx, OrderKey};
 use crate::place::{Asker, Full, SEARCH_LIMIT};
-use crate::pool::{LeaseIx, Pool};
+use crate::pool::LeaseIx;
 use crate::refuse::{Closed, Waiting};
 use crate::request::Request;
 use crate::units::Mib;
@@ -36,19 +36,23 @@ impl Engine {
     ) -> Waiting {
         let need = request.demand.slots.iter().map(|slot| slot.on(largest)).max().unwrap_or_default();
         let pressed = self.pressed_node(request);
-        let no_ram = |most| match &pressed {
+        let no_ram = |free: Option<Mib>| match &pressed {
             Some(node) => Waiting::NodePressure { need: request.demand.ram, node: node.clone() },
-            None => Waiting::NoRam { need: request.demand.ram, most },
+            None => Waiting::NoRam {
+                need: request.demand.ram,
+                most: free.unwrap_or_else(|| self.most_ram(request, None)),
+                when_empty: free.is_none(),
+            },
         };
         if request.demand.slots.is_empty() {
             return match full {
                 Full::KeptFor(head, pool) => self.behind(head, pool),
-                Full::NoRoom => no_ram(largest),
+                Full::NoRoom => no_ram(satisfiable.then(|| self.most_ram(request, Some(asker.order)))),
             };
         }
         if !satisfiable {
             return if self.gpus_alone_would_do(request) {
-                no_ram(self.most_ram(request, None))
+                no_ram(None)
             } else {
                 Waiting::Unsatisfiable { need, gpus: request.demand.slots.len(), largest }
             };
@@ -59,7 +63,7 @@ impl Engine {
         if !request.demand.ram.is_zero() {
             let most = self.most_ram(request, Some(asker.order));
             if most < request.demand.ram || pressed.is_some() {
-                return no_ram(most);
+                return no_ram(Some(most));
             }
         }
         let most_free = self.most_free(request, asker.order);
@@ -98,9 +102,12 @@ impl Engine {
     /// The most RAM of an eligible node: free now for one with that place, or when it is empty.
     fn most_ram(&self, request: &Request, now: Option<OrderKey>) -> Mib {
         let nodes = self.ledger.nodes().filter(|(_, node)| request.nodes.accepts(&node.name));
-        let pools = nodes.map(|(_, node)| self.ledger.pool(node.ram));
-        let most = |pool: &Pool| now.map_or(pool.leasable, |order| pool.free_for(request.class, order));
-        pools.map(most).max().unwrap_or_default()
+        let most = |(_, node): (_, &Node)| match (self.ledger.pool(node.ram), now) {
+            (pool, None) => pool.leasable,
+            (pool, Some(_)) if node.closed.why().or(pool.closed.why()).is_some() => Mib::ZERO,
+            (pool, Some(order)) => pool.free_for(request.class, order),
+        };
+        nodes.map(most).max().unwrap_or_default()
     }
 
     fn most_free(&self, request: &Request, order: OrderKey) -> Mib {
