@@ -335,7 +335,7 @@ impl Node {
     }
 
     /// The most of RAM that a lease may hold when it has moved all but that there: what it asked for, and what it has of its GPUs no more. A move that an
-    /// agent did not see the end of is charged already; asked for again, it costs nothing more.
+    /// agent did not see the end of is charged already; asked for again, it costs nothing more, unless the lease shrank in another way too.
     fn ram_after(&self, lease: &LeaseId, shares: &[GpuShare], kept: &[Mib]) -> Mib {
         let Some(request) = self.engine_of(lease).request(lease) else { return Mib::ZERO };
         let granted = shares.iter().zip(&request.demand.slots).map(|(share, slot)| {
@@ -348,10 +348,18 @@ impl Node {
 
     /// Gives that the last look showed done are taken into the ledger; those that took too long fail.
     pub(super) fn settle_gives(&mut self, now: Moment) {
-        for give in std::mem::take(&mut self.gives) {
+        let mut at = 0;
+        while let Some(give) = self.gives.get(at) {
             let phase = self.lease_seen(&give.lease).map(|view| view.phase);
             let held = matches!(phase, Some(Phase::Active { .. } | Phase::Revoking { .. }));
-            if held && self.is_given(&give) {
+            let given = held && self.is_given(give);
+            if held && !given && now < give.until {
+                at += 1;
+                continue;
+            }
+            // The others stay where they are: who is served meanwhile must not get what they are giving back.
+            let give = self.gives.remove(at);
+            if given {
                 let held = self.ram_of(&give.lease);
                 let ram = if let RamWish::Down(wants) = give.ram { wants.min(held) } else { held };
                 let lease = give.lease.clone();
@@ -359,14 +367,12 @@ impl Node {
                 self.tell_facts();
                 self.decide(now);
                 self.answer(give.reply, done.map(|()| lease));
-            } else if !held || now >= give.until {
+            } else {
                 if let RamWish::More(more) = give.ram {
                     self.take_ram_back(&give.lease, more);
                 }
                 let why = format!("lease {} did not get down to what it said it would in time", give.lease);
                 self.answer(give.reply, Err(Denied::TimedOut(why)));
-            } else {
-                self.gives.push(give);
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::journal::{Change, Journal};
 use crate::probes::nvml::{NoNvml, Prober, Reading};
 use crate::probes::pods::PodCgroups;
 use crate::probes::pressure::PressureProbe;
-use crate::probes::processes::{PodUid, Process, Processes};
+use crate::probes::processes::{PodUid, Process, Processes, Shares};
 use crate::probes::xid::Xid;
 use crate::probes::{clock, meminfo, pidfd};
 use crate::store::{Failure, Marker, Store};
@@ -118,7 +118,7 @@ struct Task {
     /// Those who want to see the node as it is once what they asked before is done.
     viewers: Vec<oneshot::Sender<Arc<Snapshot>>>,
     /// What processes had of RAM, when each was looked at last.
-    ram_of: BTreeMap<Process, (std::time::Instant, Mib)>,
+    ram_of: BTreeMap<Process, RamSeen>,
     heard: Heard,
     /// The first look has come to an end: before that, what was adopted would be shown as if its GPUs were lost.
     has_looked: bool,
@@ -172,6 +172,19 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
         if task.dead {
             anyhow::bail!("the NVML thread has ended");
         }
+    }
+}
+
+/// What a process and its family had of RAM, when that was looked at last.
+struct RamSeen {
+    at: std::time::Instant,
+    ram: Mib,
+    shares: Shares,
+}
+
+impl RamSeen {
+    fn at(at: std::time::Instant) -> Self {
+        Self { at, ram: Mib::ZERO, shares: Shares::default() }
     }
 }
 
@@ -328,19 +341,21 @@ impl Task {
     fn ram_of(&mut self, processes: &BTreeSet<Process>) -> BTreeMap<Process, Mib> {
         self.ram_of.retain(|process, _| processes.contains(process));
         let mut in_turn: Vec<Process> = processes.iter().copied().collect();
-        in_turn.sort_by_key(|process| self.ram_of.get(process).map(|(at, _)| *at));
+        in_turn.sort_by_key(|process| self.ram_of.get(process).map(|seen| seen.at));
         let until = std::time::Instant::now() + RAM_LOOK;
         for process in in_turn {
             let now = std::time::Instant::now();
             if now >= until {
                 break;
             }
-            match self.eyes.processes.ram(process, processes, until) {
-                Some(ram) => drop(self.ram_of.insert(process, (now, ram))),
+            let seen = self.ram_of.entry(process).or_insert_with(|| RamSeen::at(now));
+            match self.eyes.processes.ram(process, processes, until, &mut seen.shares) {
+                // What was not come to is there still, for all that is known.
+                Some((ram, whole)) => (seen.at, seen.ram) = (now, if whole { ram } else { ram.max(seen.ram) }),
                 None => drop(self.ram_of.remove(&process)),
             }
         }
-        self.ram_of.iter().map(|(process, (_, ram))| (*process, *ram)).collect()
+        self.ram_of.iter().map(|(process, seen)| (*process, seen.ram)).collect()
     }
 
     /// Writes what changed, then answers and publishes; what could not be written is told to nobody.

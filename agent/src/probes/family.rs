@@ -1,6 +1,6 @@
 //! Who descends from whom, and what a family has of RAM together. It reads, and ends nobody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -28,32 +28,55 @@ pub(super) fn lineage(proc_root: &Path, pid: u32) -> Vec<Process> {
     line
 }
 
-/// Own pages and shared memory of a process and of all that descend from it. One that ends meanwhile has none. What several of them share is counted once:
-/// where more than one is large, each counts with its exact share, and not at all where that may not be read, so that too little is found rather than too much;
-/// what takes longer than until then is not found either.
-pub(super) fn ram(proc_root: &Path, first: u32, without: BTreeSet<u32>, until: Instant) -> Mib {
-    let (mut members, mut next, mut seen) = (Vec::new(), vec![first], without);
+/// The exact shares of large processes of one family, and when each was read: reading one takes the longer the more it has, so that not all may be read at
+/// once.
+#[derive(Clone, Debug, Default)]
+pub struct Shares(BTreeMap<u32, (Instant, u64)>);
+
+/// Own pages and shared memory of a process and of all that descend from it, as far as they are found until then, and whether that was all. One that ends
+/// meanwhile has none. What several of them share is counted once: where more than one is large, each counts with its exact share, and not at all where that
+/// was never read or may not be, so that too little is found rather than too much.
+pub(super) fn ram(
+    proc_root: &Path,
+    first: u32,
+    without: BTreeSet<u32>,
+    until: Instant,
+    shares: &mut Shares,
+) -> (Mib, bool) {
+    let (mut members, mut next, mut seen) = (BTreeMap::new(), vec![first], without);
     let in_time = || Instant::now() < until;
-    while let Some(pid) = next.pop().filter(|_| members.len() < FAMILY && in_time()) {
+    while let Some(pid) = next.pop() {
         if !seen.insert(pid) {
             continue;
         }
+        if members.len() >= FAMILY || !in_time() {
+            return (sum(members.into_values()), false);
+        }
         let process = proc_root.join(pid.to_string());
         let kib = figures(&process.join("status"), &["RssAnon:", "RssShmem:"]).unwrap_or_default();
-        members.push((pid, kib));
+        members.insert(pid, kib);
         next.extend(children(proc_root, pid));
     }
-    let large = members.iter().filter(|(_, kib)| *kib > LARGE.bytes() / 1024).count();
-    let share = |(pid, kib): &(u32, u64)| {
-        let rollup = proc_root.join(pid.to_string()).join("smaps_rollup");
-        match large {
-            0 | 1 => *kib,
-            _ if in_time() => figures(&rollup, &["Pss_Anon:", "Pss_Shmem:"]).unwrap_or_default(),
-            _ => 0,
+    shares.0.retain(|pid, _| members.contains_key(pid));
+    if members.values().filter(|kib| **kib > LARGE.bytes() / 1024).count() <= 1 {
+        return (sum(members.into_values()), true);
+    }
+    // Those that were never read come first, then those whose figure is the oldest; one is read in any case, so that in time all are.
+    let mut in_turn: Vec<u32> = members.keys().copied().collect();
+    in_turn.sort_by_key(|pid| shares.0.get(pid).map(|(at, _)| *at));
+    for (number, pid) in in_turn.into_iter().enumerate() {
+        if number > 0 && !in_time() {
+            break;
         }
-    };
-    let sum = members.iter().map(share).fold(0_u64, u64::saturating_add);
-    Mib::from_bytes_ceil(sum.saturating_mul(1024))
+        let rollup = proc_root.join(pid.to_string()).join("smaps_rollup");
+        let kib = figures(&rollup, &["Pss_Anon:", "Pss_Shmem:"]).unwrap_or_default();
+        shares.0.insert(pid, (Instant::now(), kib));
+    }
+    (sum(shares.0.values().map(|(_, kib)| *kib)), true)
+}
+
+fn sum(kib: impl Iterator<Item = u64>) -> Mib {
+    Mib::from_bytes_ceil(kib.fold(0_u64, u64::saturating_add).saturating_mul(1024))
 }
 
 /// The sum of those lines of a file of the kernel, in KiB.

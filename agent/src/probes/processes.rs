@@ -8,6 +8,7 @@ use std::time::Instant;
 use memboss_core::Mib;
 use rustix::io::Errno;
 
+pub use super::family::Shares;
 use super::{Unreadable, family, read};
 
 /// A pod's UID.
@@ -139,11 +140,18 @@ impl Processes {
     }
 
     /// What that process and those that it began have of RAM that cannot be dropped, without those others and what they began, as far as it is found until
-    /// then; `None` once it is gone.
+    /// then, and whether that was all; `None` once it is gone.
     #[must_use]
-    pub fn ram(&self, of: Process, others: &BTreeSet<Process>, until: Instant) -> Option<Mib> {
+    pub fn ram(
+        &self,
+        of: Process,
+        others: &BTreeSet<Process>,
+        until: Instant,
+        shares: &mut Shares,
+    ) -> Option<(Mib, bool)> {
         let without = others.iter().map(|process| process.pid).filter(|pid| *pid != of.pid).collect();
-        (self.start_time(of.pid).ok()? == of.started).then(|| family::ram(&self.proc_root, of.pid, without, until))
+        (self.start_time(of.pid).ok()? == of.started)
+            .then(|| family::ram(&self.proc_root, of.pid, without, until, shares))
     }
 
     /// Forgets all but those processes.

@@ -16,6 +16,7 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
 use super::gate::Gate;
+use super::turns::Turn;
 use super::veil::Veil;
 use super::{Desk, ending, leases_words as words, peer, status};
 use crate::node::clients::{ClientInput, Listener, Told};
@@ -67,46 +68,46 @@ impl Leases for Service {
     type ResumeStream = EventStream;
 
     async fn acquire(&self, request: Request<v1::AcquireRequest>) -> Result<Response<EventStream>, Status> {
-        let (caller, _turn) = peer::caller(request.extensions()).await?;
+        let (caller, turn) = peer::caller(request.extensions()).await?;
         let pod = caller.pod.clone();
         let wish = Box::new(words::wish(request.into_inner())?);
         let (listener, hearing) = self.listener();
         let secret = fresh_secret();
-        let accepted = self.ask(|reply| ClientInput::Acquire { caller, wish, secret, listener, reply }).await?;
+        let accepted = self.ask(turn, |reply| ClientInput::Acquire { caller, wish, secret, listener, reply }).await?;
         Ok(Response::new(self.stream(pod, accepted.secret, hearing)))
     }
 
     async fn resume(&self, request: Request<v1::ResumeRequest>) -> Result<Response<EventStream>, Status> {
-        let (caller, _turn) = peer::caller(request.extensions()).await?;
+        let (caller, turn) = peer::caller(request.extensions()).await?;
         let pod = caller.pod.clone();
         let v1::ResumeRequest { lease, secret } = request.into_inner();
         let (listener, hearing) = self.listener();
-        self.ask(|reply| ClientInput::Resume { caller, lease, secret, listener, reply }).await?;
+        self.ask(turn, |reply| ClientInput::Resume { caller, lease, secret, listener, reply }).await?;
         Ok(Response::new(self.stream(pod, String::new(), hearing)))
     }
 
     async fn renew(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseEvent>, Status> {
-        let (caller, _turn) = peer::caller(request.extensions()).await?;
+        let (caller, turn) = peer::caller(request.extensions()).await?;
         let pod = caller.pod.clone();
         let lease = request.into_inner().lease;
-        let told = self.ask(|reply| ClientInput::Renew { caller, lease, reply }).await?;
+        let told = self.ask(turn, |reply| ClientInput::Renew { caller, lease, reply }).await?;
         Ok(Response::new(event(&self.desk, pod.as_ref(), &told, String::new())))
     }
 
     async fn release(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
-        let (caller, _turn) = peer::caller(request.extensions()).await?;
+        let (caller, turn) = peer::caller(request.extensions()).await?;
         let lease = request.into_inner().lease;
-        self.ask(|reply| ClientInput::Release { caller, lease, reply }).await?;
+        self.ask(turn, |reply| ClientInput::Release { caller, lease, reply }).await?;
         Ok(Response::new(v1::ReleaseResponse {}))
     }
 
     async fn dry_run(&self, request: Request<v1::AcquireRequest>) -> Result<Response<v1::DryRunResponse>, Status> {
-        let (caller, _turn) = peer::caller(request.extensions()).await?;
+        let (caller, turn) = peer::caller(request.extensions()).await?;
         let pod = caller.pod.clone();
         let wish = Box::new(words::wish(request.into_inner())?);
         // Who is named may end, or begin, meanwhile.
         let before = self.desk.snapshots.borrow().clone();
-        let forecast = self.ask(|reply| ClientInput::DryRun { caller, wish, reply }).await?;
+        let forecast = self.ask(turn, |reply| ClientInput::DryRun { caller, wish, reply }).await?;
         let mut told = words::outlook(&forecast);
         let snapshot = self.desk.shown().await?;
         let veil = Veil::new(pod.as_ref(), &snapshot).over(before.leases.keys(), &before);
@@ -116,19 +117,19 @@ impl Leases for Service {
     }
 
     async fn resize(&self, request: Request<v1::ResizeRequest>) -> Result<Response<v1::LeaseEvent>, Status> {
-        let (caller, _turn) = peer::caller(request.extensions()).await?;
+        let (caller, turn) = peer::caller(request.extensions()).await?;
         let v1::ResizeRequest { lease, memory_mib, ram_mib, notice_id: notice } = request.into_inner();
         let ram = ram_mib.map_or(RamWish::Same, |ram| RamWish::Down(Mib::from_mib(ram)));
         let memory = memory_mib.into_iter().map(Mib::from_mib).collect();
-        self.give_back(caller, lease, GiveBack { memory, ram, notice }).await
+        self.give_back(caller, turn, lease, GiveBack { memory, ram, notice }).await
     }
 
     async fn r#move(&self, request: Request<v1::MoveRequest>) -> Result<Response<v1::LeaseEvent>, Status> {
-        let (caller, _turn) = peer::caller(request.extensions()).await?;
+        let (caller, turn) = peer::caller(request.extensions()).await?;
         let v1::MoveRequest { lease, memory_mib, more_ram_mib, notice_id: notice } = request.into_inner();
         let ram = RamWish::More(Mib::from_mib(more_ram_mib));
         let memory = memory_mib.into_iter().map(Mib::from_mib).collect();
-        self.give_back(caller, lease, GiveBack { memory, ram, notice }).await
+        self.give_back(caller, turn, lease, GiveBack { memory, ram, notice }).await
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
@@ -162,14 +163,14 @@ impl Leases for Service {
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
-        let (Caller { pod, .. }, _turn) = peer::caller(request.extensions()).await?;
+        let (Caller { pod, .. }, turn) = peer::caller(request.extensions()).await?;
         let lease = request.into_inner().lease;
         let snapshot = self.desk.shown().await?;
         let veil = Veil::new(pod.as_ref(), &snapshot);
         if !veil.shows_name(&snapshot, &lease) {
             return Err(Status::not_found(format!("no lease {lease} is known here")));
         }
-        let mut lines = super::node_service::ask(&self.desk, |reply| Ask::Explain { lease, reply }).await?;
+        let mut lines = super::node_service::ask(&self.desk, turn, |reply| Ask::Explain { lease, reply }).await?;
         // Who is named may have come meanwhile.
         let after = self.desk.shown().await?;
         let veil = veil.over(after.leases.keys(), &after);
@@ -214,20 +215,27 @@ impl Service {
         (Listener { connection: number, events }, Hearing { connection, events: heard })
     }
 
-    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<Result<T, Denied>>) -> ClientInput) -> Result<T, Status> {
+    /// The answer may take long: it is others' turn once the question lies in the inbox.
+    async fn ask<T>(
+        &self,
+        turn: Turn,
+        make: impl FnOnce(oneshot::Sender<Result<T, Denied>>) -> ClientInput,
+    ) -> Result<T, Status> {
         let (reply, answer) = oneshot::channel();
         self.desk.inputs.send(Input::Client(make(reply))).await.map_err(|_| ending())?;
+        drop(turn);
         answer.await.map_err(|_| ending())?.map_err(|denied| status(&denied))
     }
 
     async fn give_back(
         &self,
         caller: Caller,
+        turn: Turn,
         lease: String,
         what: GiveBack,
     ) -> Result<Response<v1::LeaseEvent>, Status> {
         let pod = caller.pod.clone();
-        let lease = self.ask(|reply| ClientInput::GiveBack { caller, lease, what, reply }).await?;
+        let lease = self.ask(turn, |reply| ClientInput::GiveBack { caller, lease, what, reply }).await?;
         let snapshot = self.desk.shown().await?;
         let seen = snapshot.leases.get(&lease).ok_or_else(|| Status::not_found(format!("lease {lease} is over")))?;
         let mut shown = super::message::lease(&lease, seen, clock::now());

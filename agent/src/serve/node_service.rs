@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
+use super::turns::Turn;
 use super::{Desk, admin_words, ending, message, status};
 use crate::node::admin::AdminInput;
 use crate::node::{Ask, Denied, Input, Presence};
@@ -33,7 +34,7 @@ impl Node for Service {
             return Err(Status::invalid_argument("a pod's UID, or its namespace and name, are needed"));
         }
         let uid = (!request.pod_uid.is_empty()).then(|| PodUid(request.pod_uid.clone()));
-        let prepared = ask(&self.desk, |reply| Ask::Prepare {
+        let prepared = ask(&self.desk, None, |reply| Ask::Prepare {
             uid,
             namespace: request.pod_namespace,
             name: request.pod_name,
@@ -72,7 +73,7 @@ impl Node for Service {
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
         let lease = request.into_inner().lease;
-        let lines = ask(&self.desk, |reply| Ask::Explain { lease, reply }).await?;
+        let lines = ask(&self.desk, None, |reply| Ask::Explain { lease, reply }).await?;
         Ok(Response::new(v1::ExplainResponse { lines }))
     }
 
@@ -138,12 +139,14 @@ impl Drop for Watching {
     }
 }
 
-/// Asks the node's task and waits for its answer.
+/// Asks the node's task and waits for its answer, which may take long: it is others' turn once the question lies in the inbox.
 pub(super) async fn ask<T>(
     desk: &Desk,
+    turn: Turn,
     make: impl FnOnce(oneshot::Sender<Result<T, Denied>>) -> Ask,
 ) -> Result<T, Status> {
     let (reply, answer) = oneshot::channel();
     desk.inputs.send(Input::Ask(make(reply))).await.map_err(|_| ending())?;
+    drop(turn);
     answer.await.map_err(|_| ending())?.map_err(|denied| status(&denied))
 }

@@ -1,5 +1,5 @@
-//! How much one owner asks at once, over all its connections. Some of it is answered at a time; what is above waits for its turn here, and not in the node's
-//! inbox, where it would keep others waiting; and what is above even that is refused, so that what waits takes little memory. It looks into no request.
+//! How much one owner asks at once, over all its connections. Some of it may wait for the node's inbox at a time, where others wait too; what is above waits for
+//! its turn here; and what is above even that is refused, so that what waits takes little memory. It looks into no request.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 
 use super::peer::Known;
 
-/// So many requests are answered at once: others wait for them as long as the node takes for these.
+/// So many are on their way into the node's inbox at once: others wait for them as long as the node takes for these.
 const AT_ONCE: usize = 256;
 /// So many are here at once, those included of which not all has come yet.
 const MOST: usize = 8192;

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
 use super::node_service::ask;
+use super::turns::Turn;
 use super::{Desk, message, peer};
 use crate::node::view::{LeaseSeen, Snapshot};
 use crate::node::{Ask, GiveBack, RamWish};
@@ -43,22 +44,22 @@ impl Workload for Service {
     }
 
     async fn shrink(&self, request: Request<v1::ShrinkRequest>) -> Result<Response<v1::LeaseView>, Status> {
-        let (pod, _turn) = peer::pod(request.extensions()).await?;
+        let (pod, turn) = peer::pod(request.extensions()).await?;
         let request = request.into_inner();
-        self.give_back(pod, &request.memory_mib, RamWish::Same, request.notice_id).await
+        self.give_back(pod, turn, &request.memory_mib, RamWish::Same, request.notice_id).await
     }
 
     async fn offload(&self, request: Request<v1::OffloadRequest>) -> Result<Response<v1::LeaseView>, Status> {
-        let (pod, _turn) = peer::pod(request.extensions()).await?;
+        let (pod, turn) = peer::pod(request.extensions()).await?;
         let request = request.into_inner();
         let more = RamWish::More(Mib::from_mib(request.ram_mib));
-        self.give_back(pod, &request.memory_mib, more, request.notice_id).await
+        self.give_back(pod, turn, &request.memory_mib, more, request.notice_id).await
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaseView>, Status> {
-        let (pod, _turn) = peer::pod(request.extensions()).await?;
+        let (pod, turn) = peer::pod(request.extensions()).await?;
         let notice = request.into_inner().notice_id;
-        let lease = ask(&self.desk, |reply| Ask::Leave { pod, notice, reply }).await?;
+        let lease = ask(&self.desk, turn, |reply| Ask::Leave { pod, notice, reply }).await?;
         self.view(&lease).await
     }
 }
@@ -67,13 +68,14 @@ impl Service {
     async fn give_back(
         &self,
         pod: PodUid,
+        turn: Turn,
         memory_mib: &[u64],
         ram: RamWish,
         notice: String,
     ) -> Result<Response<v1::LeaseView>, Status> {
         let memory = memory_mib.iter().copied().map(Mib::from_mib).collect();
         let what = GiveBack { memory, ram, notice };
-        let lease = ask(&self.desk, |reply| Ask::GiveBack { pod, what, reply }).await?;
+        let lease = ask(&self.desk, turn, |reply| Ask::GiveBack { pod, what, reply }).await?;
         self.view(&lease).await
     }
 

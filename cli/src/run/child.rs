@@ -29,7 +29,7 @@ pub(super) struct Child {
     /// The terminal of this session, if it has one, wherever the standard input comes from.
     tty: Option<File>,
     terminal: Terminal,
-    /// Whom this process had begun before, as a shell that became it has: they are none of the command's.
+    /// Whom this process had begun before, as a shell that became it has: they are none of the command's, nor is what they begin while they are there.
     strangers: BTreeSet<Member>,
     ended: Option<Ended>,
     /// It is killed, and whoever of its family is found from now on too.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use memboss_core::{EndReason, LeaseId, Moment, Phase};
+use memboss_core::{EndReason, LeaseId, Moment, Phase, Span};
 
 use crate::node::Node;
 use crate::probes::processes::Process;
@@ -39,7 +39,7 @@ impl Node {
             let since = self.stopping_since.get(&lease).copied().unwrap_or(now);
             let late = now.since(since) >= self.settings.clients.kill_after;
             let push = if late { Push::Kill } else { Push::Term };
-            let again = |(_, at): &(Push, Moment)| now >= at.after(self.settings.clients.kill_after);
+            let again = |(_, at): &(Push, Moment)| now >= at.after(self.push_again_after());
             if self.clients.pushed.get(&lease).is_some_and(|before| before.0 == push && !again(before)) {
                 continue;
             }
@@ -76,9 +76,14 @@ impl Node {
     /// When the next process is to be ended.
     pub(in crate::node) fn next_push(&self) -> Option<Moment> {
         let due = self.clients.pushed.iter().map(|(lease, (push, at))| match push {
-            Push::Term => self.stopping_since.get(lease).unwrap_or(at),
-            Push::Kill => at,
+            Push::Term => self.stopping_since.get(lease).unwrap_or(at).after(self.settings.clients.kill_after),
+            Push::Kill => at.after(self.push_again_after()),
         });
-        due.map(|since| since.after(self.settings.clients.kill_after)).min()
+        due.min()
+    }
+
+    /// Whoever does not go though it was killed, as one that waits for a driver, is not killed all the time.
+    fn push_again_after(&self) -> Span {
+        self.settings.clients.kill_after.max(Span::from_secs(1))
     }
 }

@@ -157,6 +157,27 @@ fn no_part_gets_what_its_whole_is_giving_back() {
 }
 
 #[test]
+fn no_part_gets_it_either_while_another_gives_back_in_the_same_look() {
+    let mut play = holding();
+    play.is_here("b", Class::Normal, true);
+    play.order(order("b", Class::Normal, 8));
+    play.start("b", 17, 1);
+    play.acquire(caller(Some("b"), 18), Class::Normal, 6).unwrap();
+    let give = |play: &mut Play, pod: &str, gib: u64| {
+        let (reply, answer) = oneshot::channel();
+        let what = GiveBack { memory: vec![Mib::from_mib(gib * 1024)], ram: RamWish::Same, notice: String::new() };
+        play.step(Input::Ask(Ask::GiveBack { pod: uid(pod), what, reply }));
+        answer
+    };
+    let mut answers = [give(&mut play, "a", 4), give(&mut play, "b", 6)];
+    let (_, part) = play.acquire(caller(Some("b"), 19), Class::Normal, 2).unwrap();
+    play.look();
+    play.deliver();
+    assert!(answers.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
+    assert_eq!((play.phase(&part), play.free()), (Phase::Waiting, LEASABLE - 10 * 1024));
+}
+
+#[test]
 fn a_pod_of_which_a_process_asks_has_come_and_its_lease_is_kept_for_it() {
     let mut play = Play::ready();
     play.is_here("a", Class::Normal, true);
@@ -215,6 +236,22 @@ fn who_has_to_go_is_asked_and_ended_and_ended_again_until_it_is_gone() {
     play.later(kill_after);
     assert_eq!(pushed(&mut play), []);
     assert!(play.node.next_push().is_none());
+}
+
+#[test]
+fn who_is_killed_at_once_is_not_killed_all_the_time() {
+    let mut play = Play::ready();
+    play.node.settings.clients.kill_after = Span::ZERO;
+    play.is_here("worker", Class::Batch, false);
+    play.acquire(caller(Some("worker"), 7), Class::Batch, 20).unwrap();
+    play.processes.push((7, "worker", 20));
+    play.look();
+    play.order(order("urgent", Class::Urgent, 16));
+    play.later(60);
+    assert_eq!(pushed(&mut play), [Push::Kill]);
+    play.step(Input::Tick);
+    assert_eq!(pushed(&mut play), []);
+    assert!(play.node.next_push() > Some(Moment::from_millis(play.now + 900)));
 }
 
 #[test]
