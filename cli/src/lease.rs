@@ -201,7 +201,9 @@ async fn end_pod(lease: &str, consent: Consent, server: &Server) -> Result<()> {
 }
 
 async fn release(lease: String, consent: Consent, sockets: &Sockets) -> Result<()> {
-    consent.to(&format!("This gives {lease} back; its process goes on without a lease."))?;
+    consent.to(&format!(
+        "This gives {lease} back. Its process goes on without a lease; the command of memboss run is asked to end."
+    ))?;
     answer(&sockets.socket, sockets.leases().await?.release(LeaseRequest { lease: lease.clone() })).await.map_err(
         |failure| match failure {
             Failure::NotPermitted(said) => {

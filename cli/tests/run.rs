@@ -80,6 +80,7 @@ fn what_is_not_granted_says_so_by_its_exit_code() {
         (vec!["--vram", "20Gi", "--no-wait"], "3456Mi"),
         (vec!["--vram", "20Gi", "--timeout", "50ms"], "the time to wait is over"),
         (vec!["--vram", "100Gi"], "could never be granted"),
+        (vec!["--ram", "100Ti"], "could never be granted"),
     ] {
         let answer = bed.ask(&with(&asked, &["echo", "never"]));
         assert!(answer.code == 75 && answer.err.contains(words) && answer.out.is_empty(), "{asked:?}: {answer:?}");
@@ -88,6 +89,7 @@ fn what_is_not_granted_says_so_by_its_exit_code() {
         (["run", "--dry-run", "--vram", "2Gi"], 0, "granted at once on gpu0:2Gi"),
         (["run", "--dry-run", "--vram", "20Gi"], 75, "it would wait"),
         (["run", "--dry-run", "--vram", "100Gi"], 75, "could never be granted"),
+        (["run", "--dry-run", "--ram", "100Ti"], 75, "could never be granted"),
     ] {
         let answer = bed.ask(&asked);
         assert!(answer.code == code && answer.out.contains(words), "{asked:?}: {answer:?}");

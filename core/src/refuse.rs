@@ -153,9 +153,24 @@ impl Closed {
     }
 }
 
+fn on_its_way(victims: usize) -> String {
+    match victims {
+        0 => "what it needs is about to become free".to_owned(),
+        some => format!("{some} lower lease(s) were asked to give way"),
+    }
+}
+
+fn largest_gpu(largest: Mib) -> String {
+    if largest.is_zero() {
+        "none has so many that it allows".to_owned()
+    } else {
+        format!("the largest that is there for it has {largest}")
+    }
+}
+
 fn most_ram(most: Mib, when_empty: bool) -> String {
     if when_empty {
-        format!("no node has more than {most} for it")
+        format!("no node has more than {most} for it now")
     } else {
         format!("the most that is free for it on one node is {most}")
     }
@@ -200,7 +215,7 @@ pub enum Waiting {
         until: Moment,
     },
     /// Memory is on its way: victims have been told.
-    #[error("holds a claim on {node}: {victims} lower lease(s) were asked to give way")]
+    #[error("holds a claim on {node}: {}", on_its_way(*victims))]
     Claimed {
         /// Where.
         node: NodeName,
@@ -208,7 +223,7 @@ pub enum Waiting {
         victims: usize,
     },
     /// No GPU could ever hold it.
-    #[error("needs {need} on each of {gpus} GPU(s) of one node; the largest that is there for it has {largest}")]
+    #[error("needs {need} on each of {gpus} GPU(s) of one node; {}", largest_gpu(*largest))]
     Unsatisfiable {
         /// The largest slot.
         need: Mib,

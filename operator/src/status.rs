@@ -213,7 +213,13 @@ fn conditions(old: &[Condition], word: &Word, holds: bool, generation: Option<i6
                 .map_or(Time(now), |condition| condition.last_transition_time.clone());
             let (reason, message) = match (kind, holds) {
                 ("Unsatisfiable", false) => {
-                    ("Satisfiable".to_owned(), "the cluster has memory that could hold it".to_owned())
+                    let lacks_ram = word.why == "NoRam";
+                    let could = if lacks_ram {
+                        "how much RAM can be leased changes"
+                    } else {
+                        "the cluster has memory that could hold it"
+                    };
+                    ("Satisfiable".to_owned(), could.to_owned())
                 }
                 _ => (word.why.clone(), word.message.clone()),
             };

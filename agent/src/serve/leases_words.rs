@@ -148,7 +148,10 @@ pub(super) fn outlook(forecast: &Forecast) -> v1::DryRunResponse {
         },
         Forecast::Wait { ahead, satisfiable, why, .. } => {
             let outlook = if *satisfiable { v1::Outlook::Waits } else { v1::Outlook::Never };
-            let (reason, message) = (why.name().to_owned(), format!("{why}; {ahead} wait before it"));
+            let (reason, message) = (
+                why.name().to_owned(),
+                if *ahead > 0 { format!("{why}; {ahead} wait before it") } else { why.to_string() },
+            );
             v1::DryRunResponse { outlook: outlook.into(), reason, message, ..v1::DryRunResponse::default() }
         }
     }

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 use memboss_agent_api::v1::{LeaseView, StatusResponse};
-use memboss_crds::{LeasePhase, MemoryNode, RamLease, VramLease};
+use memboss_crds::{IN_CODE_LABEL, LeasePhase, MemoryNode, RamLease, VramLease};
 
 pub(crate) use self::watch::Wanted;
 use crate::exit::Failure;
@@ -161,6 +161,11 @@ impl Server {
         let name = words::name(&lease);
         if words::phase(&lease) == Some(LeasePhase::Ended) {
             return Err(Failure::Undone(format!("lease {name} is over already")));
+        }
+        if lease.labels().contains_key(IN_CODE_LABEL) {
+            return Err(Failure::Undone(format!(
+                "{name} was leased in code: it is given back by the process that has it, and ending its pod would end all else there too; on its node, memboss lease preempt asks that process to go"
+            )));
         }
         let namespace = lease.namespace().unwrap_or_default();
         Ok(Holding { lease: name, namespace, pod: lease.spec.subject.pod_name, uid: lease.spec.subject.pod_uid })

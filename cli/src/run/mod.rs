@@ -151,10 +151,11 @@ enum Waited {
 /// Until the lease is granted. Whoever is interrupted ends, and with it the request.
 async fn wait(asked: &Run, news: &mut mpsc::Receiver<News>, signals: &mut mpsc::Receiver<Signal>) -> Result<Waited> {
     let mut said = String::new();
-    let mut tell = |line: String| {
-        if !asked.quiet && line != said {
+    // The same thing once, though its figures change.
+    let mut tell = |what: String, line: String| {
+        if !asked.quiet && what != said {
             aside(&format!("memboss: {line}"));
-            said = line;
+            said = what;
         }
     };
     let patience = if asked.no_wait { Some(Duration::ZERO) } else { asked.timeout };
@@ -176,7 +177,7 @@ async fn wait(asked: &Run, news: &mut mpsc::Receiver<News>, signals: &mut mpsc::
         let event = match heard {
             Some(News::Told(event)) => event,
             Some(News::Broken) => {
-                tell("the agent is gone; asking again until it is back".to_owned());
+                tell("gone".to_owned(), "the agent is gone; asking again until it is back".to_owned());
                 continue;
             }
             Some(News::Back) => continue,
@@ -186,7 +187,7 @@ async fn wait(asked: &Run, news: &mut mpsc::Receiver<News>, signals: &mut mpsc::
         let LeaseEvent { lease: Some(lease), queue, .. } = *event else { continue };
         match lease.phase() {
             Phase::Active | Phase::Revoking => {
-                tell(say::granted(&lease));
+                tell("granted".to_owned(), say::granted(&lease));
                 return Ok(Waited::Granted(Box::new(lease)));
             }
             Phase::Ended | Phase::Stopping => return Err(not_granted(asked, &lease).into()),
@@ -196,7 +197,7 @@ async fn wait(asked: &Run, news: &mut mpsc::Receiver<News>, signals: &mut mpsc::
             if queue.reason == "Unsatisfiable" {
                 return Err(Failure::NotGranted(format!("it could never be granted here: {}", queue.message)).into());
             }
-            tell(say::waiting(&asked.wish(), &queue));
+            tell(format!("{} {}", queue.position, queue.reason), say::waiting(&asked.wish(), &queue));
         }
     }
 }

@@ -30,7 +30,12 @@ impl Node {
     pub(super) fn forecast(&mut self, caller: &Caller, wish: &Wish, now: Moment) -> Result<Forecast, Denied> {
         let request = self.wished(caller, wish, now)?;
         let whole = self.whole_of(caller)?;
-        self.engine_over(whole.as_ref()).dry_run(&request, now).map_err(Denied::Refused)
+        let mut told = self.engine_over(whole.as_ref()).dry_run(&request, now).map_err(Denied::Refused)?;
+        if let Forecast::Wait { satisfiable, why: Waiting::NoRam { .. }, .. } = &mut told {
+            // Too much for what can be leased now may be none too much later.
+            *satisfiable |= self.check_possible(whole.as_ref(), &request).is_ok();
+        }
+        Ok(told)
     }
 
     fn check_class(&self, caller: &Caller, class: Class) -> Result<(), Denied> {
@@ -92,6 +97,7 @@ impl Node {
         self.serves_code()?;
         let mut request = self.wished(caller, &wish, now)?;
         let whole = self.whole_of(caller)?;
+        self.check_possible(whole.as_ref(), &request)?;
         let lease = request.id.clone();
         let before = self.asked_before(caller, &lease)?;
         let mut at_once = wish.no_wait;
@@ -167,6 +173,20 @@ impl Node {
         // Counted only where it could be too many.
         let waits = |lease: &&LeaseId| self.engine_of(lease).phase(lease) == Some(&Phase::Waiting);
         Ok(all >= limits.waiting && self.clients.of_owner(caller).filter(waits).count() >= limits.waiting)
+    }
+
+    /// Refuses RAM for which no waiting helps. How much can be leased changes all the time; how much there is in all does not.
+    fn check_possible(&self, whole: Option<&LeaseId>, request: &Request) -> Result<(), Denied> {
+        let of_whole = |whole| self.engine.lease(whole).and_then(|view| view.placement).map(|placement| placement.ram);
+        let (place, most) = match whole {
+            Some(whole) => ("its pod's lease", of_whole(whole).unwrap_or_default()),
+            None => ("this machine", self.ram.total),
+        };
+        let asked = request.demand.ram;
+        if asked.is_zero() || asked <= most || (whole.is_none() && most.is_zero()) {
+            return Ok(());
+        }
+        Err(Denied::WouldWait(format!("it could never be granted here: needs {asked} of RAM, and {place} has {most}")))
     }
 
     /// Refuses what would have to wait.

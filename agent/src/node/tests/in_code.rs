@@ -209,6 +209,21 @@ fn ram_that_is_given_back_and_still_used_is_granted_to_nobody() {
     assert!(matches!(play.phase(&second), Phase::Active { .. }));
 }
 
+#[test]
+fn ram_that_the_machine_does_not_have_in_all_is_refused_and_what_it_has_is_waited_for() {
+    let mut play = Play::ready();
+    play.is_here("worker", Class::Normal, false);
+    let mut ask = |pid, gib: u64| {
+        let ram = Demand { slots: vec![], ram: Mib::from_mib(gib * 1024) };
+        play.acquire_that(caller(Some("worker"), pid), Class::Normal, ram)
+    };
+    let refused = ask(7, 65).unwrap_err();
+    assert!(matches!(&refused, Denied::WouldWait(why) if why.contains("this machine has 64Gi")), "{refused}");
+    // Of 64 GiB 32 are available now.
+    let (_, heard) = ask(8, 60).unwrap();
+    assert_eq!(play.phase(&heard), Phase::Waiting);
+}
+
 /// What was done last to processes that have to go.
 fn pushed(play: &mut Play) -> Vec<Push> {
     play.node.take_pushes().into_iter().map(|pushed| pushed.push).collect()
