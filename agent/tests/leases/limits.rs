@@ -65,9 +65,11 @@ async fn what_must_be_remembered_of_a_request_stays_small() {
         notice_ms: u64::MAX,
         protection_ms: u64::MAX,
         ttl_ms: u64::MAX,
-        ram_mib: u64::MAX,
         ..vram(u64::MAX / 1024)
     };
+    let all = AcquireRequest { ram_mib: u64::MAX, ..endless.clone() };
+    let refused = bed.client().await.acquire(all).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     let mut waits = acquire(&bed, endless).await;
     let told = until_phase(&mut waits, Phase::Waiting).await;
     assert_eq!(told.queue.unwrap().reason, "Unsatisfiable");
