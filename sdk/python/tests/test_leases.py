@@ -171,7 +171,7 @@ async def test_a_part_moves_into_ram(agent: Agent) -> None:
         assert (lease.vram_mib, lease.ram_mib) == (2000, 1000)
         with pytest.raises(InvalidRequest):
             await lease.shrink(9000)
-        with pytest.raises(NoRoom):
+        with pytest.raises(InvalidRequest):
             await lease.offload(vram_mb=1000, ram_mb=10_000_000)
         assert (lease.vram_mib, lease.ram_mib) == (2000, 1000)
 
