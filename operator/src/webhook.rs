@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
 use crate::admit::{KnownGpu, MAX_CLASS, Surroundings, admit};
+use crate::annotations::Wrong;
 use crate::certs::{self, Identity};
 use crate::credentials::Issuer;
 use crate::metrics::Figures;
@@ -41,6 +42,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What the handlers share.
 #[derive(Clone)]
 pub struct Desk {
+    client: Client,
     namespaces: Store<Namespace>,
     nodes: Store<MemoryNode>,
     issuer: Option<Issuer>,
@@ -57,14 +59,29 @@ impl Desk {
     /// Starts watching what admission needs to know.
     #[must_use]
     pub fn new(client: &Client, issuer: Option<Issuer>, figures: Figures) -> Self {
-        Self { namespaces: kept(Api::all(client.clone())), nodes: kept(Api::all(client.clone())), issuer, figures }
+        let (namespaces, nodes) = (kept(Api::all(client.clone())), kept(Api::all(client.clone())));
+        Self { client: client.clone(), namespaces, nodes, issuer, figures }
+    }
+
+    /// What is to become of that pod. Before one is refused its namespace is read anew: what is watched may be old, as when the API server has just come back.
+    async fn judge(&self, pod: &Pod, namespace: &str) -> Result<Option<Pod>, Vec<Wrong>> {
+        let around = self.around(namespace);
+        let refused = match admit(pod, &around) {
+            Err(wrong) => wrong,
+            admitted => return admitted,
+        };
+        let api = Api::<Namespace>::all(self.client.clone());
+        match answered("the namespace", async { Ok(api.get(namespace).await?) }).await {
+            Ok(fresh) => admit(pod, &Surroundings { most: most(&fresh), ..around }),
+            Err(error) => {
+                warn!(error = &*error, namespace, "cannot be read anew");
+                Err(refused)
+            }
+        }
     }
 
     fn around(&self, namespace: &str) -> Surroundings {
-        let most = self
-            .namespaces
-            .get(&ObjectRef::new(namespace))
-            .and_then(|ns| ns.annotations().get(MAX_CLASS)?.parse::<Class>().ok());
+        let most = self.namespaces.get(&ObjectRef::new(namespace)).and_then(|namespace| most(&namespace));
         let nodes = self.nodes.state();
         let gpus = nodes.iter().filter_map(|node| node.status.as_ref()).flat_map(|status| &status.gpus);
         let gpus = gpus.filter_map(|gpu| {
@@ -73,6 +90,11 @@ impl Desk {
         });
         Surroundings { gpus: gpus.collect(), most }
     }
+}
+
+/// The highest class of a namespace, if that is said.
+fn most(namespace: &Namespace) -> Option<Class> {
+    namespace.annotations().get(MAX_CLASS)?.parse().ok()
 }
 
 /// What is there of a kind and can be read, kept up to date.
@@ -186,14 +208,14 @@ async fn mutate_pod(
             return Json(AdmissionResponse::invalid(format!("the review has no request: {error}")).into_review());
         }
     };
-    Json(answer(&desk, &request).into_review())
+    Json(answer(&desk, &request).await.into_review())
 }
 
-fn answer(desk: &Desk, request: &AdmissionRequest<Pod>) -> AdmissionResponse {
+async fn answer(desk: &Desk, request: &AdmissionRequest<Pod>) -> AdmissionResponse {
     let response = AdmissionResponse::from(request);
     let Some(pod) = &request.object else { return response };
     let namespace = request.namespace.as_deref().unwrap_or_default();
-    match admit(pod, &desk.around(namespace)) {
+    match desk.judge(pod, namespace).await {
         Ok(None) => response,
         Ok(Some(changed)) => {
             let patch = serde_json::to_value(pod)
