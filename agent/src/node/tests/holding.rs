@@ -33,13 +33,7 @@ fn a_pod_that_uses_memory_without_a_lease_is_told_of() {
 }
 
 fn give(play: &mut Play, pod: &str, gib: u64, ram: u64) -> oneshot::Receiver<Result<LeaseId, Denied>> {
-    let (reply, answer) = oneshot::channel();
-    let memory = vec![Mib::from_mib(gib * 1024)];
-    let ram = RamWish::More(Mib::from_mib(ram * 1024));
-    let what = GiveBack { memory, ram, notice: String::new() };
-    play.step(Input::Ask(Ask::GiveBack { pod: uid(pod), what, reply }));
-    play.deliver();
-    answer
+    play.give(pod, gib, RamWish::More(Mib::from_mib(ram * 1024)))
 }
 
 #[test]

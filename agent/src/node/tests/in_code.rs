@@ -106,10 +106,7 @@ fn what_a_pod_with_a_lease_leases_in_code_comes_out_of_that_in_its_own_queue() {
     let whole = play.snapshot().leases[&second_lease.lease].whose.clone().unwrap().part_of;
     assert_eq!(whole, Some(id("a")));
     // What is leased in code is not given back over its holder's head.
-    let (reply, mut answer) = oneshot::channel();
-    let what = GiveBack { memory: vec![Mib::from_mib(2048)], ram: RamWish::Same, notice: String::new() };
-    play.step(Input::Ask(Ask::GiveBack { pod: uid("a"), what, reply }));
-    play.deliver();
+    let mut answer = play.give("a", 2, RamWish::Same);
     assert!(answer.try_recv().unwrap().unwrap_err().to_string().contains("leased in code"));
 
     let mut play = play.restart();
@@ -145,9 +142,7 @@ fn what_becomes_of_a_pods_lease_reaches_its_parts() {
 #[test]
 fn no_part_gets_what_its_whole_is_giving_back() {
     let mut play = holding();
-    let (reply, mut answer) = oneshot::channel();
-    let what = GiveBack { memory: vec![Mib::from_mib(2048)], ram: RamWish::Same, notice: String::new() };
-    play.step(Input::Ask(Ask::GiveBack { pod: uid("a"), what, reply }));
+    let mut answer = play.give("a", 2, RamWish::Same);
     let (_, part) = play.acquire(caller(Some("a"), 8), Class::Normal, 6).unwrap();
     assert_eq!(play.phase(&part), Phase::Waiting);
     play.look();
@@ -163,13 +158,7 @@ fn no_part_gets_it_either_while_another_gives_back_in_the_same_look() {
     play.order(order("b", Class::Normal, 8));
     play.start("b", 17, 1);
     play.acquire(caller(Some("b"), 18), Class::Normal, 6).unwrap();
-    let give = |play: &mut Play, pod: &str, gib: u64| {
-        let (reply, answer) = oneshot::channel();
-        let what = GiveBack { memory: vec![Mib::from_mib(gib * 1024)], ram: RamWish::Same, notice: String::new() };
-        play.step(Input::Ask(Ask::GiveBack { pod: uid(pod), what, reply }));
-        answer
-    };
-    let mut answers = [give(&mut play, "a", 4), give(&mut play, "b", 6)];
+    let mut answers = [play.give("a", 4, RamWish::Same), play.give("b", 6, RamWish::Same)];
     let (_, part) = play.acquire(caller(Some("b"), 19), Class::Normal, 2).unwrap();
     play.look();
     play.deliver();
@@ -224,6 +213,19 @@ fn ram_that_the_machine_does_not_have_in_all_is_refused_and_what_it_has_is_waite
     assert_eq!(play.phase(&heard), Phase::Waiting);
 }
 
+/// A process of a BATCH pod holds 20 GiB in code, and an URGENT one has needed them for a minute: its time is up.
+fn time_is_up(kill_after: Option<Span>) -> (Play, Accepted, Heard) {
+    let mut play = Play::ready();
+    play.node.settings.clients.kill_after = kill_after.unwrap_or(play.node.settings.clients.kill_after);
+    play.is_here("worker", Class::Batch, false);
+    let (lease, heard) = play.acquire(caller(Some("worker"), 7), Class::Batch, 20).unwrap();
+    play.processes.push((7, "worker", 20));
+    play.look();
+    play.order(order("urgent", Class::Urgent, 16));
+    play.later(60);
+    (play, lease, heard)
+}
+
 /// What was done last to processes that have to go.
 fn pushed(play: &mut Play) -> Vec<Push> {
     play.node.take_pushes().into_iter().map(|pushed| pushed.push).collect()
@@ -231,13 +233,7 @@ fn pushed(play: &mut Play) -> Vec<Push> {
 
 #[test]
 fn who_has_to_go_is_asked_and_ended_and_ended_again_until_it_is_gone() {
-    let mut play = Play::ready();
-    play.is_here("worker", Class::Batch, false);
-    let (_, heard) = play.acquire(caller(Some("worker"), 7), Class::Batch, 20).unwrap();
-    play.processes.push((7, "worker", 20));
-    play.look();
-    play.order(order("urgent", Class::Urgent, 16));
-    play.later(60);
+    let (mut play, _, heard) = time_is_up(None);
     assert!(matches!(play.phase(&heard), Phase::Stopping { .. }));
     let kill_after = play.node.settings.clients.kill_after.millis() / 1000;
     assert_eq!(pushed(&mut play), [Push::Term]);
@@ -255,14 +251,7 @@ fn who_has_to_go_is_asked_and_ended_and_ended_again_until_it_is_gone() {
 
 #[test]
 fn who_is_killed_at_once_is_not_killed_all_the_time() {
-    let mut play = Play::ready();
-    play.node.settings.clients.kill_after = Span::ZERO;
-    play.is_here("worker", Class::Batch, false);
-    play.acquire(caller(Some("worker"), 7), Class::Batch, 20).unwrap();
-    play.processes.push((7, "worker", 20));
-    play.look();
-    play.order(order("urgent", Class::Urgent, 16));
-    play.later(60);
+    let (mut play, _, _heard) = time_is_up(Some(Span::ZERO));
     assert_eq!(pushed(&mut play), [Push::Kill]);
     play.step(Input::Tick);
     assert_eq!(pushed(&mut play), []);
@@ -271,13 +260,7 @@ fn who_is_killed_at_once_is_not_killed_all_the_time() {
 
 #[test]
 fn who_gives_back_what_it_has_to_is_left_alone_and_nothing_is_waited_for() {
-    let mut play = Play::ready();
-    play.is_here("worker", Class::Batch, false);
-    let (lease, _) = play.acquire(caller(Some("worker"), 7), Class::Batch, 20).unwrap();
-    play.processes.push((7, "worker", 20));
-    play.look();
-    play.order(order("urgent", Class::Urgent, 16));
-    play.later(60);
+    let (mut play, lease, _heard) = time_is_up(None);
     assert_eq!(pushed(&mut play), [Push::Term]);
     // Its GPU cannot be looked at: its memory is not seen free.
     play.gpu = Err("off the bus".into());

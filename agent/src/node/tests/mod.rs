@@ -188,6 +188,15 @@ impl Play {
         answer.try_recv().unwrap()
     }
 
+    /// A pod gives GPU memory back and keeps so much of it.
+    fn give(&mut self, pod: &str, gib: u64, ram: RamWish) -> oneshot::Receiver<Result<LeaseId, Denied>> {
+        let (reply, answer) = oneshot::channel();
+        let what = GiveBack { memory: vec![Mib::from_mib(gib * 1024)], ram, notice: String::new() };
+        self.step(Input::Ask(Ask::GiveBack { pod: uid(pod), what, reply }));
+        self.deliver();
+        answer
+    }
+
     fn deliver(&mut self) {
         self.node.take_answers().into_iter().for_each(|answer| answer());
     }
