@@ -9,7 +9,7 @@ use crate::ids::LeaseId;
 use crate::ledger::Spots;
 use crate::pool::{Charge, LeaseIx, PoolIx};
 use crate::refuse::Waiting;
-use crate::state::{EndReason, Phase};
+use crate::state::Phase;
 use crate::units::{Mib, Moment};
 
 impl Engine {
@@ -39,13 +39,12 @@ impl Engine {
     pub(crate) fn going_for(&self, claimant: &LeaseId, spots: &Spots) -> BTreeSet<LeaseIx> {
         let leaving = |pool: PoolIx| self.ledger.pool(pool).charges.iter().filter(|(_, charge)| charge.leaving);
         let going = spots.all().flat_map(|(pool, _)| leaving(pool)).map(|(lease, _)| *lease);
-        let is_for = |lease: &LeaseIx| match self.lease_at(*lease).map(|lease| &lease.phase) {
-            Some(Phase::Revoking { notice, .. }) => {
-                notice.reason == EndReason::Preempted && notice.preemptor.as_ref() == Some(claimant)
-            }
-            _ => false,
-        };
-        going.filter(is_for).collect()
+        let phase = |lease: &LeaseIx| self.lease_at(*lease).map(|lease| &lease.phase);
+        going
+            .filter(
+                |lease| matches!(phase(lease), Some(Phase::Revoking { notice, .. }) if notice.makes_room_for(claimant)),
+            )
+            .collect()
     }
 
     fn claims_in_order(&self) -> Vec<LeaseIx> {
@@ -118,7 +117,7 @@ impl Engine {
         let (Phase::Revoking { since, notice }, Some(spots)) = (lease.phase.clone(), lease.spots.clone()) else {
             return;
         };
-        if notice.reason != EndReason::Preempted || notice.preemptor.as_ref() != Some(&self.id_of(preemptor)) {
+        if !notice.makes_room_for(&self.id_of(preemptor)) {
             return;
         }
         let (id, class) = (lease.request.id.clone(), lease.request.class);

@@ -154,6 +154,14 @@ pub struct Notice {
     pub deadline: Moment,
 }
 
+impl Notice {
+    /// Whether its holder goes to make room for that lease, and for nothing else.
+    #[must_use]
+    pub fn makes_room_for(&self, lease: &LeaseId) -> bool {
+        self.reason == EndReason::Preempted && self.preemptor.as_ref() == Some(lease)
+    }
+}
+
 /// Proof that a lease was granted, and which grant is the newer: both parts only grow on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Token {
