@@ -120,7 +120,7 @@ struct Task {
     /// What processes had of RAM, when each was looked at last.
     ram_of: BTreeMap<Process, RamSeen>,
     heard: Heard,
-    /// The first look has come to an end: before that, what was adopted would be shown as if its GPUs were lost.
+    /// The first look has come to an end. Before that nobody is answered, and nothing shown: GPUs that were not looked for yet would count as not there.
     has_looked: bool,
     dead: bool,
 }
@@ -149,13 +149,15 @@ pub async fn run(node: Node, eyes: Eyes, doors: Doors, files: Files, shutdown: S
         has_looked: false,
         dead: false,
     };
+    // Until the first look has ended, what is said waits in the inbox.
+    task.node.has_heard_until(clock::now());
     task.begin_look();
     task.after_step();
     loop {
         let wake = task.next_wake();
         let (from_inbox, input) = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            input = task.doors.inputs.recv() => match input {
+            input = task.doors.inputs.recv(), if task.has_looked => match input {
                 Some(input) => (true, input),
                 None => return Ok(()),
             },
@@ -204,7 +206,8 @@ impl Task {
             self.heard = Heard { at: clock::now(), left: self.doors.inputs.len() + taken };
         }
         self.step(input);
-        for _ in 0..BATCH {
+        let more = if self.has_looked { BATCH } else { 0 };
+        for _ in 0..more {
             let Ok(input) = self.doors.inputs.try_recv() else { break };
             self.step(input);
             taken += 1;

@@ -11,7 +11,8 @@ use memboss_agent::journal::Journal;
 use memboss_agent::node::clients::Limits;
 use memboss_agent::node::relief::Settings as Relief;
 use memboss_agent::node::task::{self, Doors, Eyes, Files, Pace};
-use memboss_agent::node::{Cluster, Margin, Node, Settings};
+use memboss_agent::node::view::Snapshot;
+use memboss_agent::node::{Cluster, Input, Margin, Node, Settings};
 use memboss_agent::probes::clock;
 use memboss_agent::probes::nvml::{GpuReading, Prober, Sample, Usage};
 use memboss_agent::probes::pidfd::Sentinels;
@@ -40,6 +41,8 @@ pub(crate) struct Bed {
     quota: Quota,
     proc_root: PathBuf,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    inbox: mpsc::Sender<Input>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
 /// Quick to lose patience, so that tests wait for little.
@@ -105,6 +108,13 @@ impl Bed {
     }
 
     async fn on(dir: TempDir, usage: Arc<Mutex<Usage>>, settings: Settings, quota: Quota, proc_root: PathBuf) -> Self {
+        let mut bed = Self::begun(dir, usage, settings, quota, proc_root);
+        bed.snapshots.wait_for(|snapshot| snapshot.is_known()).await.unwrap();
+        bed
+    }
+
+    /// Its agent has begun, and looks for the first time.
+    fn begun(dir: TempDir, usage: Arc<Mutex<Usage>>, settings: Settings, quota: Quota, proc_root: PathBuf) -> Self {
         let files = Files {
             ledger: Journal::new(dir.path().join("ledger")),
             marker: Store::new(dir.path().join("marker.json")),
@@ -114,13 +124,14 @@ impl Bed {
         let node = Node::new(settings.clone(), start, clock::now());
         let (inputs, inputs_out) = mpsc::channel(64);
         let sentinels = Sentinels::new(proc_root.clone(), inputs.clone());
-        let (sender, mut snapshots) = watch::channel(Arc::default());
+        let (sender, snapshots) = watch::channel(Arc::default());
         let (news, _) = mpsc::unbounded_channel();
         let shutdown = Shutdown::new();
         let (eyes, doors) =
             (eyes(&dir, usage.clone(), sentinels), Doors { inputs: inputs_out, snapshots: sender, news });
         let end = shutdown.clone();
         let mut tasks = vec![tokio::spawn(async move { task::run(node, eyes, doors, files, end).await.unwrap() })];
+        let inbox = inputs.clone();
         let desk = Desk { inputs, snapshots: snapshots.clone(), proc_root: proc_root.clone(), neighbours: None };
         let path = dir.path().join("node/node.sock");
         let listener = serve::listen(&path, Audience::Root).unwrap();
@@ -131,8 +142,7 @@ impl Bed {
         tasks.push(tokio::spawn(async move {
             serve::workload(listener, path, desk, quota, shutdown).await.unwrap();
         }));
-        snapshots.wait_for(|snapshot| snapshot.is_known()).await.unwrap();
-        Self { dir, usage, settings, quota, proc_root, tasks }
+        Self { dir, usage, settings, quota, proc_root, tasks, inbox, snapshots }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -183,11 +193,24 @@ impl Bed {
     }
 
     async fn again_on(self, proc_root: PathBuf) -> Self {
-        for task in self.tasks {
-            task.abort();
-            let _ = task.await;
-        }
+        end(self.tasks).await;
         Self::on(self.dir, self.usage, self.settings, self.quota, proc_root).await
+    }
+
+    /// The agent ends without a word, and another one begins; it does not wait for its first look.
+    pub(crate) async fn begins_anew(self) -> Self {
+        end(self.tasks).await;
+        Self::begun(self.dir, self.usage, self.settings, self.quota, self.proc_root)
+    }
+
+    /// What the driver tells: as long as it is locked the driver does not answer.
+    pub(crate) fn driver(&self) -> Arc<Mutex<Usage>> {
+        self.usage.clone()
+    }
+
+    /// Whether something was said to the agent that it has not heard yet.
+    pub(crate) fn has_unheard(&self) -> bool {
+        self.inbox.capacity() < self.inbox.max_capacity()
     }
 
     /// Stands where the ledger is written, so that it cannot be.
@@ -197,6 +220,13 @@ impl Bed {
         std::fs::create_dir(&in_the_way).unwrap();
         std::fs::remove_file(self.dir.path().join("ledger")).unwrap();
         in_the_way
+    }
+}
+
+async fn end(tasks: Vec<tokio::task::JoinHandle<()>>) {
+    for task in tasks {
+        task.abort();
+        let _ = task.await;
     }
 }
 

@@ -119,6 +119,26 @@ async fn patience_and_time_to_live_come_to_an_end() {
 }
 
 #[tokio::test]
+#[expect(clippy::await_holding_lock, reason = "as long as it is held the driver does not answer")]
+async fn whoever_asks_an_agent_that_has_just_begun_is_answered_once_it_has_seen_its_gpus() {
+    let bed = Bed::new().await;
+    let driver = bed.driver();
+    let silent = driver.lock().unwrap();
+    let bed = bed.begins_anew().await;
+    let mut client = bed.client().await;
+    let mut asked = std::pin::pin!(client.dry_run(vram(16)));
+    while !bed.has_unheard() {
+        tokio::select! {
+            biased;
+            answer = &mut asked => panic!("it knows no GPU yet: {answer:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    drop(silent);
+    assert_eq!(asked.await.unwrap().into_inner().outlook(), Outlook::Now);
+}
+
+#[tokio::test]
 async fn a_dry_run_tells_what_would_come_of_a_request_and_changes_nothing() {
     let bed = Bed::new().await;
     let asked = |class: &str, gib| AcquireRequest { class: class.into(), ..vram(gib) };
