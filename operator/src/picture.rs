@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use memboss_core::{
     Closed, Demand, EndReason, Engine, GpuFacts, GpuSelector, LeaseId, LeaseRecord, Mib, Moment, NodeFacts, NodeName,
-    NodeSelector, Notice, Phase, Placement, Policy, Request, Slot, Span, Token,
+    NodeSelector, Notice, Phase, Placement, Policy, Request, Slot, Span, Token, Waiting,
 };
 use memboss_crds::{
     Allocation, AllocationState, Health, MemoryNode, VramLease, gpu_share, parse_mib, parse_mib_if_any,
@@ -93,6 +93,20 @@ pub struct Picture {
     pub unreadable: BTreeMap<Key, String>,
     /// What pods take of each node, those included that are on their way there.
     pub taken: BTreeMap<String, Amounts>,
+}
+
+impl Picture {
+    /// What of RAM that lease asks, where no node that would take its pod has so much in all. How much of it can be leased changes; that does not.
+    #[must_use]
+    pub fn beyond_ram(&self, world: &World, key: &Key) -> Option<Waiting> {
+        let need = ram(world.leases.get(key)?.spec.ram.as_deref()).ok()?;
+        let total = |node: &String| {
+            let status = world.memory.get(node)?.status.as_ref()?;
+            parse_mib(&status.ram.total).ok()
+        };
+        let most = self.eligible.get(key)?.nodes.iter().filter_map(total).max()?;
+        (need > most).then_some(Waiting::NoRam { need, most, when_empty: true })
+    }
 }
 
 /// Makes the picture. Leases that were refused just now wait a moment, so that what refused them can be seen first.

@@ -26,7 +26,7 @@ pub(super) fn world(gpus: usize) -> World {
         foreign: "0Mi".into(),
         ..Gpu::default()
     };
-    let ram = memboss_crds::Ram { leasable: "32Gi".into(), ..memboss_crds::Ram::default() };
+    let ram = memboss_crds::Ram { total: "64Gi".into(), leasable: "32Gi".into(), ..memboss_crds::Ram::default() };
     node.status = Some(MemoryNodeStatus { gpus: (0..gpus).map(gpu).collect(), ram, ..MemoryNodeStatus::default() });
     world.memory.insert("node1".into(), node);
     let allocatable = Amounts { cpu: 8000, memory: 1 << 36, storage: 1 << 36, pods: 110 };

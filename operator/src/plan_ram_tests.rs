@@ -42,6 +42,21 @@ fn ram_is_queued_and_what_pods_without_a_lease_request_is_not_leased() {
 }
 
 #[test]
+fn more_ram_than_any_node_has_is_unsatisfiable_at_once_until_one_comes_that_has_it() {
+    let mut world = world(0);
+    let lease = settled_ram(&mut world, "big", "500Gi", "normal");
+    let told = said(&world, &lease);
+    assert_eq!((told.phase, told.why.as_deref()), (Some(LeasePhase::Unsatisfiable), Some("NoRam")));
+    assert!(told.message.unwrap().contains("64Gi"), "the largest is named");
+    assert!(told.conditions.iter().any(|c| c.type_ == "Unsatisfiable" && c.status == "True" && c.reason == "NoRam"));
+    let ram = &mut world.memory.get_mut("node1").unwrap().status.as_mut().unwrap().ram;
+    (ram.total, ram.leasable) = ("1Ti".into(), "1000Gi".into());
+    world.nodes.get_mut("node1").unwrap().allocatable.memory = 1 << 40;
+    settle(&mut world);
+    assert!(said(&world, &lease).placement.is_some());
+}
+
+#[test]
 fn ram_of_a_lower_class_is_claimed_though_its_pods_request_still_fills_the_node() {
     let mut world = world(0);
     world.nodes.get_mut("node1").unwrap().allocatable.memory = 24 << 30;

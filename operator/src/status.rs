@@ -21,6 +21,8 @@ pub struct Context {
     pub position: Option<u32>,
     /// Where its pod could run, in a sentence, if nowhere.
     pub nowhere: Option<String>,
+    /// What of RAM it asks that no node has in all, if so.
+    pub beyond_ram: Option<Waiting>,
     /// Scheduling gates of others that hold its pod back.
     pub other_gates: Vec<String>,
     /// What about the object could not be read.
@@ -72,7 +74,9 @@ pub fn desired(lease: &VramLease, context: &Context, now: Timestamp) -> VramLeas
         end_reason: if ended { Some(word.why.clone()) } else { None },
         queue,
         observed_generation: lease.metadata.generation,
-        conditions: conditions(&old.conditions, &word, holds, lease.metadata.generation, now),
+        conditions: conditions(&old.conditions, &word, context, holds, now)
+            .map(|condition| Condition { observed_generation: lease.metadata.generation, ..condition })
+            .collect(),
         why: Some(word.why),
         message: Some(word.message),
         ..old
@@ -167,6 +171,10 @@ fn place(lease: &VramLease, allocation: &Allocation) -> String {
     format!("{} on {}", all.join(" and "), node(lease))
 }
 
+fn waits_for(context: &Context) -> Option<&Waiting> {
+    context.view.as_ref().and_then(|view| view.why.as_ref())
+}
+
 fn queued(lease: &VramLease, context: &Context) -> Word {
     if let Some(why) = &context.unreadable {
         return Word::new(LeasePhase::Unsatisfiable, "Unreadable", why.clone());
@@ -180,7 +188,10 @@ fn queued(lease: &VramLease, context: &Context) -> Word {
     if let Some(sentence) = &context.nowhere {
         return Word::new(LeasePhase::Waiting, "NoEligibleNode", sentence.clone());
     }
-    match context.view.as_ref().and_then(|view| view.why.as_ref()) {
+    if let Some(why) = &context.beyond_ram {
+        return Word::new(LeasePhase::Unsatisfiable, why.name(), why.to_string());
+    }
+    match waits_for(context) {
         None | Some(Waiting::New) => {
             let refused = answer(lease).filter(|a| a.state == AllocationState::Refused);
             match refused {
@@ -201,38 +212,37 @@ fn queued(lease: &VramLease, context: &Context) -> Word {
     }
 }
 
-fn conditions(old: &[Condition], word: &Word, holds: bool, generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+fn conditions(
+    old: &[Condition],
+    word: &Word,
+    context: &Context,
+    holds: bool,
+    now: Timestamp,
+) -> impl Iterator<Item = Condition> {
+    let could = match waits_for(context) {
+        Some(Waiting::NoRam { .. }) => "a node has as much RAM in all; how much of it can be leased changes",
+        _ => "the cluster has memory that could hold it",
+    };
+    let said = (word.why.as_str(), word.message.as_str());
     let unsatisfiable = word.phase == LeasePhase::Unsatisfiable;
-    [("Granted", holds), ("Unsatisfiable", unsatisfiable)]
-        .into_iter()
-        .map(|(kind, holds)| {
+    let satisfiable = if unsatisfiable { said } else { ("Satisfiable", could) };
+    [("Granted", holds, said), ("Unsatisfiable", unsatisfiable, satisfiable)].into_iter().map(
+        move |(kind, holds, (reason, message))| {
             let status = if holds { "True" } else { "False" };
             let before = old.iter().find(|condition| condition.type_ == kind);
             let since = before
                 .filter(|condition| condition.status == status)
                 .map_or(Time(now), |condition| condition.last_transition_time.clone());
-            let (reason, message) = match (kind, holds) {
-                ("Unsatisfiable", false) => {
-                    let lacks_ram = word.why == "NoRam";
-                    let could = if lacks_ram {
-                        "how much RAM can be leased changes"
-                    } else {
-                        "the cluster has memory that could hold it"
-                    };
-                    ("Satisfiable".to_owned(), could.to_owned())
-                }
-                _ => (word.why.clone(), word.message.clone()),
-            };
             Condition {
                 type_: kind.into(),
                 status: status.into(),
-                reason,
-                message,
+                reason: reason.to_owned(),
+                message: message.to_owned(),
                 last_transition_time: since,
-                observed_generation: generation,
+                observed_generation: None,
             }
-        })
-        .collect()
+        },
+    )
 }
 
 /// Whether two statuses say the same in the operator's part. Times of conditions aside: they follow from the rest.
