@@ -109,6 +109,36 @@ async def test_a_forked_child_that_ends_leaves_its_parent_s_lease_alone(
     assert await parent.ends() == 0
 
 
+async def test_a_child_that_is_forked_while_its_parent_gives_all_back_does_not_wait_for_that(
+    agent: Agent, program: Callable[[str], Program]
+) -> None:
+    parent = program(
+        """
+        async def main():
+            boss = GPUBoss()
+            await boss.acquire(vram_mb=8000)
+            closing = asyncio.ensure_future(boss.close())
+            await asyncio.sleep(0)
+            child = os.fork()
+            if child == 0:
+                import threading
+                thread = threading.Thread(target=lambda: asyncio.run(boss.close()))
+                thread.start()
+                thread.join()
+                say(closed="by the child")
+                os._exit(0)
+            await asyncio.to_thread(os.waitpid, child, 0)
+            await closing
+            say(held=len((await boss.status()).leases))
+            await boss.close()
+
+        asyncio.run(main())
+        """
+    )
+    assert await parent.hears() == {"closed": "by the child"}
+    assert await parent.hears() == {"held": 0}
+
+
 async def test_a_forked_child_cannot_use_its_parent_s_lease_and_can_have_its_own(
     agent: Agent, program: Callable[[str], Program]
 ) -> None:

@@ -65,6 +65,7 @@ export class Holding {
   #begun = false;
   #secret = "";
   #notice = "";
+  #waitsBecause = "";
   #heard = false;
   #isHeld = false;
   #givingBack: Promise<void> | undefined;
@@ -258,7 +259,10 @@ export class Holding {
     if (phase === Phase.ENDED || (phase === Phase.STOPPING && this.#givingBack === undefined)) {
       this.#end(this.#whyOver());
     } else if (phase === Phase.WAITING && !this.#granted.isSettled) {
-      if (event.queue !== undefined) this.watcher.queued(placeTold(event.queue));
+      if (event.queue !== undefined) {
+        this.#waitsBecause = event.queue.message;
+        this.watcher.queued(placeTold(event.queue));
+      }
     } else if (phase === Phase.ACTIVE || phase === Phase.REVOKING) {
       this.#isHeld = true;
       this.#granted.resolve();
@@ -282,7 +286,8 @@ export class Holding {
     if (!this.#granted.isSettled) {
       if (reason === "Expired") {
         const advice = "wait longer, ask for less, or ask in a higher class";
-        return new LeaseTimeout("there was no room within the timeout", this.where, advice);
+        const because = this.#waitsBecause ? ` (${this.#waitsBecause})` : "";
+        return new LeaseTimeout(`there was no room within the timeout${because}`, this.where, advice);
       }
       return new LeaseLost(`it ended before it was granted (${reason})`, this.where, "acquire again");
     }

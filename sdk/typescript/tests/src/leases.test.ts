@@ -136,7 +136,7 @@ describe("a lease", () => {
     );
     await assert.rejects(
       boss.acquire({ vramMb: 8000, timeoutMs: 50 }),
-      (error) => error instanceof LeaseTimeout && /wait longer/.test(error.message),
+      (error) => error instanceof LeaseTimeout && /needs 8000Mi on one GPU.*wait longer/.test(error.message),
     );
     assert.deepEqual(
       (await boss.status()).leases.map((lease) => lease.id),

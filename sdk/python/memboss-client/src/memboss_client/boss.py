@@ -29,7 +29,8 @@ class Boss:
     def __init__(self, socket: str | os.PathLike[str] | None = None, *, resume_for: float = RESUME_FOR) -> None:
         self._socket, self._resume_for = socket, resume_for
         self._connection: Connection | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._closing: tuple[asyncio.Task[None], int] | None = None
+        """What gives back, and the process that it runs in."""
         self._leases: set[Lease] = set()
 
     async def connect(self: B) -> B:
@@ -41,10 +42,11 @@ class Boss:
         """Gives back what is still held, and ends the connection. In a forked child it does nothing."""
         connection, self._connection = self._connection, None
         if connection is not None and connection.is_ours:
-            self._closing = asyncio.create_task(self._give_back_all(connection), name="memboss close")
-        if self._closing is not None and not self._closing.done():
-            # Whoever is cancelled meanwhile leaves no lease behind; whoever comes second waits for the first.
-            await asyncio.shield(self._closing)
+            closing = asyncio.create_task(self._give_back_all(connection), name="memboss close")
+            self._closing = (closing, os.getpid())
+        # Whoever is cancelled meanwhile leaves no lease behind; whoever comes second waits for the first. A child has only a copy of what its parent runs.
+        if self._closing is not None and self._closing[1] == os.getpid() and not self._closing[0].done():
+            await asyncio.shield(self._closing[0])
 
     async def _give_back_all(self, connection: Connection) -> None:
         try:

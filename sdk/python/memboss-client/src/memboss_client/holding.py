@@ -71,6 +71,7 @@ class Holding:
         self._resume_for = resume_for
         self._secret = ""
         self._notice = ""
+        self._waits_because = ""
         self._giving_back = False
         loop = asyncio.get_running_loop()
         self._known = asyncio.Event()
@@ -250,6 +251,7 @@ class Holding:
         if phase is Phase.ENDED or (phase is Phase.STOPPING and not self._giving_back):
             self._end(self._why_over())
         elif phase is Phase.WAITING and not self._granted.done():
+            self._waits_because = event.queue.message
             self._watcher._queued(QueuePlace.told(event.queue))
         elif phase in (Phase.ACTIVE, Phase.REVOKING):
             if not self._granted.done():
@@ -277,7 +279,8 @@ class Holding:
         if not self._granted.done():
             if reason == "Expired":
                 advice = "wait longer, ask for less, or ask in a higher class"
-                return LeaseTimeout("there was no room within the timeout", self.where, advice)
+                because = f" ({self._waits_because})" if self._waits_because else ""
+                return LeaseTimeout(f"there was no room within the timeout{because}", self.where, advice)
             return LeaseLost(f"it ended before it was granted ({reason})", self.where, "acquire again")
         if reason == "Preempted":
             return Preempted(

@@ -46,7 +46,7 @@ class Request:
             can_offload=self.can_offload,
             notice_ms=milliseconds("notice", self.notice or 0),
             protection_ms=milliseconds("protection", self.protection or 0),
-            label=self.label or default_label(),
+            label=text("label", self.label) or default_label(),
         )
         try:
             setattr(message, "class", Priority.of(self.priority).value)
@@ -58,6 +58,13 @@ class Request:
 def default_label() -> str:
     """The program's name."""
     return os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] not in ("", "-c") else "python")
+
+
+def text(name: str, said: object) -> str:
+    """Words."""
+    if not isinstance(said, str):
+        raise InvalidRequest(f"{name}={said!r} is no text", name, f"write {name}={str(said)!r}")
+    return said
 
 
 def names(name: str, several: Sequence[str]) -> list[str]:
