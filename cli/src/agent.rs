@@ -15,6 +15,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use crate::exit::Failure;
+use crate::way::is_in_pod;
 
 /// An agent that is well answers in milliseconds; one that has just begun looks at its GPUs first.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -155,11 +156,9 @@ fn unreachable(socket: &Path, error: &Unreachable) -> Failure {
         Some(ErrorKind::PermissionDenied) => {
             Failure::NotPermitted(format!("{at} is not for this user: ask again as root (sudo memboss …)"))
         }
-        Some(ErrorKind::NotFound) if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => {
-            Failure::NoAgent(format!(
-                "no agent is at {at}: a pod that leases in code is annotated memboss.dev/agent=true when it is made; what only root may is asked by the API server (--by api)"
-            ))
-        }
+        Some(ErrorKind::NotFound) if is_in_pod() => Failure::NoAgent(format!(
+            "no agent is at {at}: a pod that leases in code is annotated memboss.dev/agent=true when it is made; what only root may is asked by the API server (--by api)"
+        )),
         Some(ErrorKind::NotFound) => Failure::NoAgent(format!(
             "no agent is at {at}: start memboss-agent, or say where it listens (--socket, --node-socket)"
         )),

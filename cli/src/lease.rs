@@ -13,7 +13,7 @@ use crate::agent::{Sockets, Steered, answer, refused};
 use crate::ask::Consent;
 use crate::cluster::{Picture, Placed, Wanted};
 use crate::exit::Failure;
-use crate::output::{Colours, Output, aside};
+use crate::output::{Colours, Output};
 use crate::show::Look;
 use crate::way::{Server, Way, Where};
 use crate::{plain, show};
@@ -64,6 +64,14 @@ struct Preempted {
     waiting: Vec<String>,
 }
 
+/// What was given back.
+#[derive(Debug, Serialize)]
+struct Released {
+    lease: String,
+    /// The pod that was told to end for it.
+    pod: Option<String>,
+}
+
 pub(crate) async fn run(what: Lease, asked: &Where, output: Output) -> Result<()> {
     let way = asked.way(output).await?;
     match what {
@@ -86,8 +94,8 @@ pub(crate) async fn run(what: Lease, asked: &Where, output: Output) -> Result<()
             output.say(&lines, || lines.join("\n"))
         }
         Lease::Release { lease, consent } => match &way {
-            Way::Socket(sockets) => release(sockets.whole_name(lease).await?, consent, sockets).await,
-            Way::Api(server) => end_pod(&lease, consent, server).await,
+            Way::Socket(sockets) => release(sockets.whole_name(lease).await?, consent, sockets, output).await,
+            Way::Api(server) => end_pod(&lease, consent, server, output).await,
         },
         Lease::Preempt { lease, force, dry_run, consent } => {
             let (lease, agent) = match &way {
@@ -188,7 +196,7 @@ fn changed(before: &[Placed], now: &[Placed]) -> Vec<Placed> {
 }
 
 /// A pod's lease is held as long as its pod is there.
-async fn end_pod(lease: &str, consent: Consent, server: &Server) -> Result<()> {
+async fn end_pod(lease: &str, consent: Consent, server: &Server, output: Output) -> Result<()> {
     let holding = server.pod_of(lease).await?;
     let pod = format!("{}/{}", holding.namespace, holding.pod);
     consent.to(&format!(
@@ -196,11 +204,12 @@ async fn end_pod(lease: &str, consent: Consent, server: &Server) -> Result<()> {
         holding.lease
     ))?;
     server.end(&holding).await?;
-    aside(&format!("pod {pod} is told to end; {} ends when its memory is seen free", holding.lease));
-    Ok(())
+    let lease = holding.lease;
+    let said = format!("pod {pod} is told to end; {lease} ends when its memory is seen free");
+    output.done(&Released { lease, pod: Some(pod) }, &said)
 }
 
-async fn release(lease: String, consent: Consent, sockets: &Sockets) -> Result<()> {
+async fn release(lease: String, consent: Consent, sockets: &Sockets, output: Output) -> Result<()> {
     consent.to(&format!(
         "This gives {lease} back. Its process goes on without a lease; the command of memboss run is asked to end."
     ))?;
@@ -212,8 +221,8 @@ async fn release(lease: String, consent: Consent, sockets: &Sockets) -> Result<(
             other => other,
         },
     )?;
-    aside(&format!("{lease} is given back"));
-    Ok(())
+    let said = format!("{lease} is given back");
+    output.done(&Released { lease, pod: None }, &said)
 }
 
 async fn preempt(ask: PreemptRequest, consent: Consent, agent: Steered, output: Output) -> Result<()> {

@@ -69,6 +69,15 @@ impl Output {
         }
     }
 
+    /// Tells that something was done: people on the standard error, since nothing was asked; programs as any answer.
+    pub(crate) fn done<T: Serialize>(self, did: &T, text: &str) -> Result<()> {
+        if self.is_text() {
+            aside(text);
+            return Ok(());
+        }
+        self.say(did, String::new)
+    }
+
     /// Prints one of many answers: a line of JSON, or a document of YAML, each. It is a break once nobody reads any more.
     pub(crate) fn say_next<T: Serialize>(self, answer: &T, text: impl FnOnce() -> String) -> Result<ControlFlow<()>> {
         match self {

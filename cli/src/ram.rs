@@ -88,7 +88,8 @@ pub(crate) struct Clear {
     /// there is no pressure or it would not help).
     #[arg(default_value = "balanced")]
     mode: Mode,
-    /// A file or directory whose files may be dropped; may be repeated. Without: where models are usually kept.
+    /// A file or directory whose files may be dropped; may be repeated. Without: where models are usually kept; on a cluster's node
+    /// wherever its agent may clean.
     #[arg(long = "in", value_name = "PATH")]
     roots: Vec<PathBuf>,
     /// Stops when so much was dropped (8Gi, 500Mi).
@@ -276,10 +277,16 @@ async fn analyze(machine: &Machine, asked: &Analyze, output: Output) -> Result<(
     })
 }
 
+const NOTHING_TO_CLEAN: &str = "no directory of models was found in your home: name what may be dropped by --in PATH";
+const NOTHING_TO_CLEAN_ON_NODE: &str =
+    "no directory of this node may be cleaned: the chart's agent.pressure.cleanIn names those that may";
+/// Which directories an agent's pod may clean: the chart says it.
+const CLEAN_IN: &str = "MEMBOSS_CLEAN_IN";
+
 async fn clear(machine: &Machine, asked: &Clear, output: Output) -> Result<()> {
     let roots = if asked.roots.is_empty() { usual_directories() } else { asked.roots.clone() };
     if roots.is_empty() && !asked.drop_caches {
-        bail!("no directory of models was found in your home: name what may be dropped by --in PATH");
+        bail!(if asked.whole.whole_machine { NOTHING_TO_CLEAN_ON_NODE } else { NOTHING_TO_CLEAN });
     }
     if asked.drop_caches && !asked.dry_run {
         asked.consent.to(&dropping("this machine"))?;
@@ -303,7 +310,11 @@ async fn clear(machine: &Machine, asked: &Clear, output: Output) -> Result<()> {
     })
 }
 
+/// Those of the agent whose pod this is, or where models are usually kept.
 fn usual_directories() -> Vec<PathBuf> {
+    if let Some(named) = std::env::var_os(CLEAN_IN) {
+        return std::env::split_paths(&named).collect();
+    }
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let below_home = home.iter().flat_map(|home| MODEL_DIRECTORIES.iter().map(|name| home.join(name)));
     let named = std::env::var_os("HF_HOME").map(PathBuf::from);

@@ -192,10 +192,15 @@ impl Cluster {
         }
         match Kubeconfig::read() {
             Ok(file) => Ok(Some(file)),
-            Err(_) if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => Ok(None),
+            Err(_) if is_in_pod() => Ok(None),
             Err(error) => Err(no_way(&error)),
         }
     }
+}
+
+/// Whether this process is one of a pod: the kubelet tells each where the API server is.
+pub(crate) fn is_in_pod() -> bool {
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
 }
 
 /// Whether there is a socket, even if not for this user.

@@ -11,7 +11,9 @@ use bed::{Answer, Bed, MEMBOSS};
 use serde_json::Value;
 
 fn memboss(words: &[&str]) -> Answer {
-    Answer::of(Command::new(MEMBOSS).args(words).stdin(Stdio::null()).output().unwrap())
+    let mut command = Command::new(MEMBOSS);
+    command.args(words).env_remove("KUBERNETES_SERVICE_HOST").stdin(Stdio::null());
+    Answer::of(command.output().unwrap())
 }
 
 #[test]
@@ -47,7 +49,9 @@ fn wrong_arguments_are_told_the_right_ones() {
         (&["run", "--vram", "8Gb", "--", "true"][..], "8Gi"),
         (&["run", "--vram", "0", "--", "true"], "8Gi"),
         (&["run", "--vram", "120%", "--", "true"], "1% to 100%"),
-        (&["run", "--", "true"], "--vram"),
+        (&["run", "--", "true"], "--vram <SIZE>|--ram <SIZE>"),
+        (&["run", "--vram", "-5Gi", "--", "true"], "8Gi"),
+        (&["run", "--vram", "1Gi", "--name", "", "--", "true"], "--name"),
         (&["run", "--vram", "1Gi"], "COMMAND"),
         (&["run", "--vram", "1Gi", "--gpus", "0", "--", "true"], "1..=64"),
         (&["run", "--vram", "1Gi", "--class", "top", "--", "true"], "urgent"),
@@ -95,6 +99,18 @@ fn shells_are_told_how_to_complete_its_words() {
     bash.stdin.take().unwrap().write_all((script + ask).as_bytes()).unwrap();
     let answer = Answer::of(bash.wait_with_output().unwrap());
     assert_eq!((answer.code, answer.out.trim()), (0, "preempt"));
+}
+
+#[test]
+fn in_a_pod_the_doctor_looks_at_what_a_pod_has_and_says_who_looks_at_the_rest() {
+    let bed = Bed::new(1);
+    let mut pod = bed.memboss(&["--node-socket", "/nowhere/node.sock", "doctor"]);
+    let well = Answer::of(pod.env("KUBERNETES_SERVICE_HOST", "10.0.0.1").output().unwrap());
+    let silent = ["root's socket", "ledger", "state"].iter().all(|about| !well.out.contains(about));
+    assert!(well.code == 0 && silent && well.out.contains("kubectl memboss doctor"), "{well:?}");
+    let mut pod = bed.memboss(&["--socket", "/nowhere/agent.sock", "--node-socket", "/nowhere/node.sock", "doctor"]);
+    let ill = Answer::of(pod.env("KUBERNETES_SERVICE_HOST", "10.0.0.1").output().unwrap());
+    assert!(ill.code == 1 && ill.out.contains("memboss.dev/agent"), "{ill:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 use bed::{Bed, MEMBOSS, Running, Terminal};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A command that says that it is there and saves its work when it is asked to go.
 const SAVES: &str = "trap 'echo saved; exit 5' TERM; echo there; while :; do sleep 0.05; done";
@@ -128,7 +128,7 @@ fn draining_asks_everybody_to_go_and_grants_nothing_until_it_is_undone() {
     let other = bed.ask(&["vram", "drain", "--node", "--undo"]);
     assert!(other.code != 0 && other.err.contains(&bed.uuid(0)), "that GPU is closed still: {other:?}");
     assert_eq!(bed.lease(&Bed::mine("second")).unwrap()["state"], "Active", "the other GPU is not concerned");
-    assert_eq!(bed.ask(&["vram", "drain", "0", "--undo"]).code, 0);
+    assert_eq!(bed.json(&["vram", "drain", "0", "--undo"]), json!({ "node": false, "gpus": ["0"] }));
     assert_eq!(bed.ask(&on_first).code, 0);
     drop(second);
 }
@@ -169,9 +169,13 @@ fn what_is_yours_can_be_given_back_and_its_command_is_asked_to_end() {
     let nobody_asked = bed.ask(&["lease", "release", &Bed::mine("mine")]);
     assert!(nobody_asked.code == 2 && nobody_asked.err.contains("--yes"), "{nobody_asked:?}");
     let done = bed.ask(&["lease", "release", "--yes", &Bed::mine("mine")]);
-    assert!(done.code == 0 && done.err.contains("is given back"), "{done:?}");
+    assert!(done.code == 0 && done.err.contains("is given back") && done.out.is_empty(), "{done:?}");
     held.says("the lease is over: Released");
     assert_eq!(held.ends().0, 5);
+    let other = holder(&bed, "other", &["--vram", "20Gi"]);
+    let done = bed.json(&["lease", "release", "--yes", "other"]);
+    assert_eq!(done, json!({ "lease": Bed::mine("other"), "pod": null }));
+    assert_eq!(other.ends().0, 5);
     let again = bed.ask(&["lease", "release", "--yes", &Bed::mine("mine")]);
     assert!(again.code == 1 && again.err.contains("no lease"), "{again:?}");
 }

@@ -46,6 +46,10 @@ capabilities:
     - name: MEMBOSS_NVML_LIBRARY
       value: {{ . | quote }}
     {{- end }}
+    {{- with .Values.agent.pressure.cleanIn }}
+    - name: MEMBOSS_CLEAN_IN
+      value: {{ join ":" . | quote }}
+    {{- end }}
     {{- if .Values.agent.runtimeClassName }}
     # What such a runtime brings in: NVML, for all GPUs, and no CUDA.
     - name: NVIDIA_VISIBLE_DEVICES

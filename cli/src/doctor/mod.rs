@@ -18,7 +18,7 @@ use crate::agent::Sockets;
 use crate::exit::Failure;
 use crate::output::{Colours, Output};
 use crate::show;
-use crate::way::Where;
+use crate::way::{self, Where};
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
@@ -89,11 +89,28 @@ pub(crate) async fn run(asked: &Doctor, at: &Where, output: Output) -> Result<()
 }
 
 async fn here(asked: &Doctor, sockets: &Sockets) -> Vec<Finding> {
+    if is_served_pod(sockets) {
+        return in_pod(asked, sockets).await;
+    }
     let (mut findings, status) = sockets::look(sockets).await;
     findings.extend(status.as_ref().map(|status| machine::same_boot(status, asked)));
     findings.extend(gpus::look(asked.nvml_library.as_deref(), status.as_ref()));
     let beside = sockets.node_socket.ancestors().nth(2).unwrap_or_else(|| "/run/memboss".as_ref());
     findings.extend(machine::look(asked, asked.run_dir.as_deref().unwrap_or(beside)));
+    findings
+}
+
+/// Whether this is a container of a pod that the agent serves. The agent's own has the machine's folders, and root's socket.
+fn is_served_pod(sockets: &Sockets) -> bool {
+    way::is_in_pod() && !sockets.node_socket.exists()
+}
+
+/// What matters of all that where leases are taken in a pod; the rest is the machine's, and not to be seen from there.
+async fn in_pod(asked: &Doctor, sockets: &Sockets) -> Vec<Finding> {
+    let (mut findings, status) = sockets::ours(sockets, sockets::IN_POD).await;
+    findings.extend(gpus::look(asked.nvml_library.as_deref(), status.as_ref()));
+    let not_from_here = "this is a pod: of the node and the installation nothing was looked at";
+    findings.push(Finding::warn("pod", not_from_here, "kubectl memboss doctor looks at these"));
     findings
 }
 

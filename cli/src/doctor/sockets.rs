@@ -11,9 +11,20 @@ use crate::exit::Failure;
 const START: &str =
     "start it (systemctl start memboss-agent), or say where it listens by --socket; about a cluster: --by api";
 
+/// What to do in a pod where no agent is to be found.
+pub(super) const IN_POD: &str =
+    "annotate the pod memboss.dev/agent: \"true\"; kubectl memboss doctor tells whether the node's agent runs";
+
 /// What was found, and what the agent told.
 pub(super) async fn look(sockets: &Sockets) -> (Vec<Finding>, Option<StatusResponse>) {
-    let mut findings = vec![there("agent's socket", &sockets.socket)];
+    let (mut findings, status) = ours(sockets, START).await;
+    findings.push(root(sockets).await);
+    (findings, status)
+}
+
+/// The same of the socket that everybody uses.
+pub(super) async fn ours(sockets: &Sockets, advice: &str) -> (Vec<Finding>, Option<StatusResponse>) {
+    let mut findings = vec![there("agent's socket", &sockets.socket, advice)];
     let told = sockets.status().await;
     let status = match told {
         Ok(status) => {
@@ -22,31 +33,30 @@ pub(super) async fn look(sockets: &Sockets) -> (Vec<Finding>, Option<StatusRespo
             Some(status)
         }
         Err(failure) => {
-            findings.push(silent(&failure));
+            findings.push(silent(&failure, advice));
             None
         }
     };
-    findings.push(root(sockets).await);
     (findings, status)
 }
 
-fn there(about: &'static str, socket: &Path) -> Finding {
+fn there(about: &'static str, socket: &Path, advice: &str) -> Finding {
     use std::os::unix::fs::FileTypeExt as _;
     let at = socket.display();
     match std::fs::metadata(socket) {
         Ok(found) if found.file_type().is_socket() => Finding::ok(about, format!("is at {at}")),
         Ok(_) => Finding::fail(about, format!("{at} is no socket"), "remove it and start memboss-agent again"),
-        Err(error) => Finding::fail(about, format!("{at}: {error}"), START),
+        Err(error) => Finding::fail(about, format!("{at}: {error}"), advice),
     }
 }
 
-fn silent(failure: &Failure) -> Finding {
+fn silent(failure: &Failure, advice: &str) -> Finding {
     let said = failure.to_string();
     match failure {
         Failure::NotPermitted(_) => {
             Finding::fail("agent", said, "its folder and its socket are open to everybody: see who changed that")
         }
-        Failure::NoAgent(_) => Finding::fail("agent", said, format!("{START}; its log says why it ended")),
+        Failure::NoAgent(_) => Finding::fail("agent", said, format!("{advice}; its log says why it ended")),
         _ => Finding::fail("agent", said, "install an agent and a command of the same version"),
     }
 }

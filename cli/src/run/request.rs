@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use clap::{ArgGroup, Args};
 use memboss_agent_api::v1::{AcquireRequest, SlotRequest};
 use memboss_core::{Class, Mib, Percent};
 use nix::sys::signal::Signal;
@@ -33,15 +34,16 @@ pub(crate) enum NoticeSignal {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("memory").required(true).multiple(true).args(["vram", "ram"])))]
 pub(crate) struct Run {
     /// Memory on each GPU: 8Gi, 8000M, 8GB, or a share of what can be leased (50%).
-    #[arg(long, value_name = "SIZE", value_parser = amount, required_unless_present = "ram")]
+    #[arg(long, value_name = "SIZE", value_parser = amount, allow_hyphen_values = true)]
     vram: Option<Amount>,
     /// So many GPUs, each with that memory.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64), requires = "vram")]
     gpus: u8,
     /// Host RAM, granted in the same step.
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_hyphen_values = true)]
     ram: Option<Mib>,
     /// urgent, high, normal, low or batch: who gives way to whom.
     #[arg(long, default_value = "normal")]
@@ -74,7 +76,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(super) kill_after: Duration,
     /// The lease's name (user-UID/NAME). Without: one that nobody else has.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(super) name: Option<String>,
     /// Shown to people. Without: the command's name.
     #[arg(long)]

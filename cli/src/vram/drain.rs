@@ -49,6 +49,13 @@ struct Progress {
     remaining: Vec<plain::Lease>,
 }
 
+/// What is granted again, as it was named.
+#[derive(Debug, Serialize)]
+struct Opened {
+    node: bool,
+    gpus: Vec<String>,
+}
+
 pub(crate) async fn run(asked: Drain, way: &Way, output: Output) -> Result<()> {
     match way {
         Way::Socket(sockets) => here(asked, sockets, output).await,
@@ -66,8 +73,7 @@ async fn there(asked: Drain, server: &Server, output: Output) -> Result<()> {
     };
     if asked.undo {
         server.open(&places).await?;
-        aside("memory is granted there again");
-        return Ok(());
+        return opened(asked, output);
     }
     let before = places.who(&server.picture().await?);
     let first = DrainProgress { remaining: before.clone(), gone: 0, done: before.is_empty() };
@@ -98,6 +104,10 @@ fn within(deadline: Duration) -> Result<u32, Failure> {
     let seconds = deadline.as_millis().div_ceil(1000);
     let fits = u32::try_from(seconds).ok().filter(|seconds| (1..=LONGEST_DRAIN_SECONDS).contains(seconds));
     fits.ok_or_else(|| Failure::Usage("--deadline is between a second and a week by the API server".to_owned()))
+}
+
+fn opened(asked: Drain, output: Output) -> Result<()> {
+    output.done(&Opened { node: asked.node, gpus: asked.gpus }, "memory is granted there again")
 }
 
 fn would(first: &DrainProgress, output: Output) -> Result<()> {
@@ -132,8 +142,7 @@ async fn here(asked: Drain, sockets: &Sockets, output: Output) -> Result<()> {
     let socket = &socket;
     if asked.undo {
         answer(socket, agent.undrain(UndrainRequest { gpus, node: asked.node })).await?;
-        aside("memory is granted there again");
-        return Ok(());
+        return opened(asked, output);
     }
     let deadline = asked.deadline.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     let request = DrainRequest { gpus, node: asked.node, deadline_ms: deadline, dry_run: asked.dry_run };

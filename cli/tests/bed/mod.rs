@@ -142,6 +142,7 @@ impl Bed {
             .env("MEMBOSS_NODE_SOCKET", self.path().join("run/node/node.sock"))
             .env_remove("CUDA_VISIBLE_DEVICES")
             .env_remove("NO_COLOR")
+            .env_remove("KUBERNETES_SERVICE_HOST")
             .env("TERM", "xterm")
     }
 
