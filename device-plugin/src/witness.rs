@@ -63,7 +63,7 @@ impl Watching {
                 self.unread.values().min().map_or(self.patience, |at| at.saturating_duration_since(Instant::now()));
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                Some(file) = self.announced.recv() => { self.unread.insert(file, Instant::now() + self.patience); }
+                Some(file) = self.announced.recv() => self.expect(file),
                 names = watch.next(due) => self.opened(&names),
             }
             self.report_overdue();
@@ -74,10 +74,15 @@ impl Watching {
         DirectoryWatch::new(&self.directory, WatchFlags::OPEN)
     }
 
+    /// A container that does not start is tried again and again: that puts nothing off.
+    fn expect(&mut self, file: String) {
+        self.unread.entry(file).or_insert_with(|| Instant::now() + self.patience);
+    }
+
     fn opened(&mut self, names: &[String]) {
         // A file is announced before it is written; its opening may be heard of first.
         while let Ok(file) = self.announced.try_recv() {
-            self.unread.insert(file, Instant::now() + self.patience);
+            self.expect(file);
         }
         for name in names.iter().filter(|name| name.starts_with(PREFIX)) {
             self.unread.remove(name);
@@ -89,8 +94,8 @@ impl Watching {
         let now = Instant::now();
         let overdue: Vec<String> = self.unread.extract_if(.., |_, at| *at <= now).map(|(file, _)| file).collect();
         for file in overdue {
-            let remedy = "no container runtime opened the CDI file of a starting container: it runs without its GPU; \
-                          switch CDI on (containerd 1.7: enable_cdi = true under io.containerd.grpc.v1.cri, with this directory in cdi_spec_dirs)";
+            let remedy = "no container runtime opened the CDI file of a starting container, which does not start or runs without its GPU: \
+                          name this directory in containerd's cdi_spec_dirs, and switch CDI on where that can be done (enable_cdi = true)";
             tracing::error!(file, directory = ?self.directory, remedy);
             self.figures.unread_bindings.inc();
             self.condition.not_ready(format!("{file}: {remedy}"));
@@ -113,5 +118,9 @@ mod tests {
         witness.announce(file("left"));
         watching.opened(&[file("opened")]);
         assert_eq!(watching.unread.keys().collect::<Vec<_>>(), [&file("left")]);
+        let due = watching.unread[&file("left")];
+        watching.patience = Duration::from_secs(600);
+        watching.expect(file("left"));
+        assert_eq!(watching.unread[&file("left")], due, "announced again it is not waited for anew");
     }
 }

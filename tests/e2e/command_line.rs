@@ -185,6 +185,8 @@ async fn an_agent_is_asked_by_way_of_its_pod() -> Result<()> {
         ensure!(would.is_object(), "{would}");
         let nothing = memboss(&["ram", "clear", "--in", "/nowhere", "--on", &gpu.node])?;
         ensure!(nothing.code != 0 && nothing.err.contains("/nowhere"), "its exit code is the one here: {nothing:?}");
+        let unnamed = memboss(&["ram", "clear", "--on", &gpu.node])?;
+        ensure!(unnamed.code != 0 && unnamed.err.contains("agent.pressure.cleanIn"), "where it may: {unnamed:?}");
 
         let gone = json(&["lease", "preempt", &name, "--yes"])?;
         ensure!(gone["lease"]["lease"] == name.as_str(), "{gone}");
@@ -247,6 +249,27 @@ async fn the_doctor_finds_the_cluster_well_and_whoever_may_not_look_is_told_so()
     .await;
     bed.script("k.sh", &["kubectl", "delete", "clusterrolebinding", "reader"])?;
     outcome
+}
+
+#[tokio::test]
+#[ignore = "needs the test bed"]
+async fn the_doctor_tells_of_a_container_runtime_that_does_not_look_for_our_devices() -> Result<()> {
+    Bed::in_namespace("cdi", async |bed, ns| {
+        bed.script("cdi.sh", &["node1", "/etc/elsewhere"])?;
+        let node = serde_json::json!({ "nodeSelector": { "kubernetes.io/hostname": "node1" } });
+        TestPod::leasing("blind", "1Gi", "normal").spec(node).create(&bed.client, ns).await?;
+        let told = wait::until("the doctor tells of it", 120, || async {
+            let found = memboss(&["doctor"])?;
+            Ok(found.out.contains("node1: device-plugin: runtime-reads-cdi").then_some(found))
+        })
+        .await;
+        bed.script("cdi.sh", &["node1", "/etc/cdi", "/run/cdi"])?;
+        let told = told?;
+        ensure!(told.code == 1 && told.out.contains("cdi_spec_dirs"), "{told:?}");
+        wait::until("the doctor finds all well", 60, || async { Ok((memboss(&["doctor"])?.code == 0).then_some(())) })
+            .await
+    })
+    .await
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
@@ -13,17 +13,17 @@ use memboss_agent_api::v1::StatusResponse;
 use memboss_crds::{GATE, MemoryNode, RESOURCE};
 use serde_json::json;
 
-use super::{Finding, gpus};
+use super::{Finding, agents, gpus};
 use crate::exit::Failure;
 use crate::way::{Server, refused};
 
 /// This command's own version, which everything else should have.
 const OWN: &str = env!("CARGO_PKG_VERSION");
-const VERSION_LABEL: &str = "app.kubernetes.io/version";
+pub(super) const VERSION_LABEL: &str = "app.kubernetes.io/version";
 /// Where the operator keeps the webhook's certificate, and the time when it makes the next one.
 const CERTIFICATE: &str = "memboss-webhook-cert";
 const RENEW_AFTER: &str = "memboss.dev/renew-after";
-const INSTALL: &str = "helm upgrade --install memboss charts/memboss, of this command's version";
+pub(super) const INSTALL: &str = "helm upgrade --install memboss charts/memboss, of this command's version";
 
 /// What there is to be said.
 pub(super) async fn look(server: &Server) -> Vec<Finding> {
@@ -42,13 +42,13 @@ pub(super) async fn look(server: &Server) -> Vec<Finding> {
     findings.push(webhook(server).await);
     findings.extend(certificate(server, deployment.as_ref()).await);
     findings.push(redis(server, deployment.as_ref()).await);
-    findings.extend(agents(server).await);
+    findings.extend(agents::look(server).await);
     findings.extend(nodes(server).await);
     findings
 }
 
 /// What cannot be looked at is no fault of the cluster.
-fn unseen(about: &'static str, failure: &Failure) -> Finding {
+pub(super) fn unseen(about: &'static str, failure: &Failure) -> Finding {
     match failure {
         Failure::NotPermitted(_) => {
             Finding::warn(about, "you may not look at it", "ask somebody who may see the whole cluster to run this")
@@ -87,7 +87,13 @@ async fn kinds(server: &Server) -> Finding {
 }
 
 /// Whether what should run runs, and is of this command's version.
-fn running(about: &'static str, ready: i32, wanted: i32, version: Option<&String>, advice: String) -> Vec<Finding> {
+pub(super) fn running(
+    about: &'static str,
+    ready: i32,
+    wanted: i32,
+    version: Option<&String>,
+    advice: String,
+) -> Vec<Finding> {
     let mut findings = vec![match ready {
         _ if ready >= wanted => Finding::ok(about, format!("{ready} of {wanted} ready")),
         0 => Finding::fail(about, format!("none of {wanted} is ready"), advice),
@@ -203,20 +209,6 @@ async fn redis(server: &Server, operator: Option<&Deployment>) -> Finding {
     match url {
         Some(url) => Finding::ok(about, format!("{url} is yours: it is not looked at from here")),
         None => Finding::warn(about, "none is configured, as far as can be seen", advice),
-    }
-}
-
-async fn agents(server: &Server) -> Vec<Finding> {
-    let about = "agents";
-    match server.of_chart::<DaemonSet>("agent", ListParams::default()).await.as_deref() {
-        Err(failure) => vec![unseen(about, failure)],
-        Ok([]) => vec![Finding::fail(about, "there are none", INSTALL)],
-        Ok([set, ..]) => {
-            let (ready, wanted) = set.status.as_ref().map_or((0, 0), |s| (s.number_ready, s.desired_number_scheduled));
-            let place = set.namespace().unwrap_or_default();
-            let advice = format!("kubectl -n {place} get pods -o wide, and the logs of those that are not ready");
-            running(about, ready, wanted, set.labels().get(VERSION_LABEL), advice)
-        }
     }
 }
 

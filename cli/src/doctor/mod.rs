@@ -1,6 +1,7 @@
 //! `memboss doctor`: looks at everything that memboss needs of a machine, or of a cluster, says of each thing whether it is well, and what to do where it is not.
 //! It changes nothing.
 
+mod agents;
 mod cluster;
 mod gpus;
 mod machine;
