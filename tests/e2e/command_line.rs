@@ -14,10 +14,10 @@ use serde_json::Value;
 
 /// What it said, and how it ended.
 #[derive(Debug)]
-struct Answer {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Answer {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 /// The command line lies beside the tests.
@@ -33,7 +33,7 @@ fn answer(command: &mut Command) -> Result<Answer> {
     Ok(Answer { code: output.status.code().unwrap_or(-1), out: text(output.stdout)?, err: text(output.stderr)? })
 }
 
-fn memboss(words: &[&str]) -> Result<Answer> {
+pub(crate) fn memboss(words: &[&str]) -> Result<Answer> {
     answer(Command::new(binary()?).args(["--by", "api"]).args(words))
 }
 

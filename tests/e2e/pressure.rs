@@ -10,6 +10,8 @@ use memboss_tests::pods::{self, TestPod};
 use memboss_tests::wait::until;
 use serde_json::{Value, json};
 
+use crate::command_line::memboss;
+
 const NODE: &str = "node2";
 /// What the kubelet lets pods have, in MiB: little, so that a pod can fill it beside whatever else this machine does.
 const PODS_HAVE: &str = "3072";
@@ -89,6 +91,8 @@ async fn cache_that_nobody_needs_is_dropped_before_anybody_is_asked_to_go() -> R
         let reader = leasing("reader", 512, "batch", &[]);
         reader.spec(json!({ "containers": [container], "volumes": [models] })).create(client, ns).await?;
         pods::running(client, ns, "reader").await?;
+        let would = memboss(&["ram", "clear", "--dry-run", "--on", NODE, "-o", "json"])?;
+        ensure!(would.code == 0, "it knows where the agent may clean: {would:?}");
         let cleaning = async || Ok::<_, anyhow::Error>(memory_node(bed).await?["lastCleaning"].clone());
         let dropped = until("cache is dropped", 120, || async {
             let last = cleaning().await?;
