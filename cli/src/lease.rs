@@ -178,6 +178,9 @@ fn changed(before: &[Placed], now: &[Placed]) -> Vec<Placed> {
         if let Some(notice) = &mut placed.view.notice {
             notice.remaining_ms = 0;
         }
+        if let Some(queue) = &mut placed.view.queue {
+            (queue.estimate_ms, queue.estimate_basis) = (None, String::new());
+        }
         placed
     };
     let known: Vec<Placed> = before.iter().map(steady).collect();

@@ -73,6 +73,9 @@ struct Queue {
     position: u32,
     reason: String,
     message: String,
+    /// When it will probably be granted, where something tells.
+    estimate_ms: Option<u64>,
+    estimate_basis: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -172,6 +175,8 @@ pub(crate) fn lease(lease: &LeaseView) -> Lease {
             position: queue.position,
             reason: queue.reason.clone(),
             message: queue.message.clone(),
+            estimate_ms: queue.estimate_ms,
+            estimate_basis: said(&queue.estimate_basis),
         }),
         notice: lease.notice.as_ref().map(|notice| Notice {
             id: notice.id.clone(),

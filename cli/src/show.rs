@@ -340,7 +340,7 @@ mod tests {
         let waits = LeaseView {
             lease: "ns/b".into(),
             phase: Phase::Waiting.into(),
-            queue: Some(Queue { position: 1, reason: "Claimed".into(), message: "for it".into() }),
+            queue: Some(Queue { position: 1, reason: "Claimed".into(), message: "for it".into(), ..Queue::default() }),
             ..LeaseView::default()
         };
         let status = StatusResponse {

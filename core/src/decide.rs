@@ -187,7 +187,10 @@ impl Engine {
         let until = now.after(self.policy.reservation);
         let Some(lease) = self.lease_at_mut(ix) else { return };
         lease.token = token;
-        let (id, class) = (lease.request.id.clone(), lease.request.class);
+        let (id, class, waited) = (lease.request.id.clone(), lease.request.class, lease.request.enqueued < now);
+        if waited {
+            self.pace.served(now);
+        }
         self.ledger.charge(ix, class, &spots);
         let placement = self.ledger.placement(&spots);
         if let Some(lease) = self.lease_at_mut(ix) {

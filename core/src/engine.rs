@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::decide::Decision;
+use crate::estimate::Pace;
 use crate::ids::{GpuUuid, LeaseId, NodeName};
 use crate::ledger::{Ledger, NodeFacts, Spots};
 use crate::order::{LineIx, OrderKey, Queue};
@@ -107,6 +108,8 @@ pub struct Engine {
     token: Token,
     arrivals: u64,
     pub(crate) claims_made: u64,
+    /// How fast those who wait are served.
+    pub(crate) pace: Pace,
 }
 
 impl Engine {
@@ -130,6 +133,7 @@ impl Engine {
             token: last,
             arrivals: 0,
             claims_made: 0,
+            pace: Pace::default(),
         }
     }
 

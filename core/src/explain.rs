@@ -2,6 +2,7 @@
 
 use crate::class::Class;
 use crate::engine::{Engine, Lease, LeaseRecord};
+use crate::estimate::Estimate;
 use crate::ids::{GpuUuid, LeaseId, NodeName};
 use crate::order::OrderKey;
 use crate::place::{Asker, Full};
@@ -234,6 +235,9 @@ impl Engine {
         }
         if let Some(why) = &view.why {
             lines.push(format!("{}: {why}", why.name()));
+        }
+        if let Some(Estimate { by, basis }) = self.estimate(&view, self.position(id).ok(), now) {
+            lines.push(format!("granted in {}, probably: {basis}", by.since(now)));
         }
         if !view.victims.is_empty() {
             let names: Vec<_> = view.victims.iter().map(LeaseId::as_str).collect();

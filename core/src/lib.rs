@@ -10,6 +10,7 @@
 //! - where it fits: `place.rs`; who gives way: `victims.rs`, and for how long: `claims.rs`; who is next: `order.rs`, and stands first: `first.rs`
 //! - what may happen to a lease: `state.rs` (picture) and `life.rs` (steps); every refusal and reason to wait: `refuse.rs`, and which of them
 //!   holds: `waiting.rs`
+//! - when it will probably be granted: `estimate.rs`
 //! - the numbers: `policy.rs`
 //! - how hard pressed RAM is: `pressure.rs`; what is done about it: `relief.rs`, and how long that rests: `rests.rs`
 
@@ -18,6 +19,7 @@ mod claims;
 mod class;
 mod decide;
 mod engine;
+mod estimate;
 mod explain;
 mod first;
 mod ids;
@@ -40,6 +42,7 @@ mod waiting;
 pub use class::{Class, UnknownClass};
 pub use decide::Decision;
 pub use engine::{Admission, Engine, LeaseRecord};
+pub use estimate::{Basis, Estimate};
 pub use explain::{Forecast, GpuView, LeaseView};
 pub use ids::{BadName, GpuModel, GpuUuid, LeaseId, NodeName};
 pub use ledger::{GpuFacts, NodeFacts};

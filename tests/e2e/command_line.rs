@@ -61,10 +61,10 @@ async fn card(bed: &Bed) -> Result<leases::Gpu> {
     gpus.into_iter().find(|gpu| gpu.model.contains("SIM-24G")).context("the bed has a 24 GiB GPU")
 }
 
-/// In how many seconds a node is to be empty.
-async fn deadline(bed: &Bed, node: &str) -> Result<Value> {
+/// What is wished of a node.
+async fn wish(bed: &Bed, node: &str) -> Result<Value> {
     let node = leases::api(&bed.client, "MemoryNode", "memorynodes", None).get(node).await?;
-    Ok(node.data["spec"]["drainDeadlineSeconds"].clone())
+    Ok(node.data["spec"].clone())
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn a_gpu_is_emptied_and_opened_again_and_a_lease_is_given_back() -> Result
         let outcome = async {
             let drained = memboss(&["vram", "drain", &gpu.uuid, "--deadline", "3s", "--yes"])?;
             ensure!(drained.code == 0, "{drained:?}");
-            ensure!(deadline(bed, &gpu.node).await? == 3, "the node has it in its spec");
+            ensure!(wish(bed, &gpu.node).await?["drainDeadlineSeconds"] == 3, "the node has it in its spec");
             says(&drained.out, &["0 gone, 1 still there: ", &name, "empty: 1 gone"])?;
             on_it("later").create(client, ns).await?;
             leases::until_of(client, ns, "later", "waits", |lease| {
@@ -147,14 +147,27 @@ async fn a_gpu_is_emptied_and_opened_again_and_a_lease_is_given_back() -> Result
         .await;
         done(&["vram", "drain", &gpu.uuid, "--undo"])?;
         outcome?;
-        ensure!(deadline(bed, &gpu.node).await?.is_null(), "it goes with the wish");
+        ensure!(wish(bed, &gpu.node).await?["drainDeadlineSeconds"].is_null(), "it goes with the wish");
         pods::running(client, ns, "later").await?;
 
         done(&["lease", "release", &format!("{ns}/later"), "--yes"])?;
         wait::until("the pod whose lease was given back is gone", 60, || async {
             Ok(pods::get(client, ns, "later").await?.is_none().then_some(()))
         })
-        .await
+        .await?;
+
+        let both = memboss(&["vram", "drain", "--all", "--on", &gpu.node, "--yes"])?;
+        ensure!(both.code == 2 && both.err.contains("leave out --on"), "{both:?}");
+        let outcome = async {
+            done(&["vram", "drain", "--all", "--yes"])?;
+            for node in ["node1", "node2"] {
+                ensure!(wish(bed, node).await?["drain"] == true, "{node} too");
+            }
+            Ok(())
+        }
+        .await;
+        done(&["vram", "drain", "--all", "--undo"])?;
+        outcome
     })
     .await
 }

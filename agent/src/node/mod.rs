@@ -176,6 +176,8 @@ pub struct Node {
     pub(crate) pods_known: bool,
     /// The last look at the pods' cgroups.
     pub(crate) cgroups: Option<BTreeSet<PodUid>>,
+    /// When the last step was.
+    pub(crate) now: Moment,
     /// When the last look began.
     pub(crate) look_began: Moment,
     /// Since when a lease is stopping: only a look that began later shows its memory free.
@@ -216,6 +218,7 @@ impl std::fmt::Debug for Node {
 impl Node {
     /// Takes in one thing and does all that follows from it.
     pub fn step(&mut self, input: Input, now: Moment) {
+        self.now = now;
         match input {
             Input::Tick | Input::Show(_) => {}
             Input::Seen(observation) => self.see(*observation, now),

@@ -111,6 +111,7 @@ impl Node {
             pods: BTreeMap::new(),
             pods_known: false,
             cgroups: None,
+            now: Moment::default(),
             look_began: Moment::default(),
             stopping_since: BTreeMap::new(),
             heard_until: None,

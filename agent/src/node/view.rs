@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use memboss_core::{Class, Closed, GpuUuid, LeaseId, Mib, Moment, Phase, Pressure, Sign, Token};
+use memboss_core::{Class, Closed, Estimate, GpuUuid, LeaseId, Mib, Moment, Phase, Pressure, Sign, Token};
 
 use super::relief::{Cleaned, NODE_PRESSURE};
 use super::{Counters, Hold, Node, PodFact};
@@ -135,6 +135,8 @@ pub struct LeaseSeen {
     pub deleting: bool,
     /// Its place in the queue, from 1, while it waits there.
     pub position: Option<usize>,
+    /// When it will probably be granted, while it waits.
+    pub estimate: Option<Estimate>,
     /// Since when it is in its state.
     pub since: Moment,
     /// Whose it is, for people to see; not known of one that is refused or over.
@@ -160,6 +162,7 @@ impl LeaseSeen {
             over: false,
             deleting: false,
             position: None,
+            estimate: None,
             since: Moment::default(),
             whose: None,
         }
@@ -313,17 +316,16 @@ impl Node {
         }
         for (id, holder) in self.holders.iter() {
             if let Some(view) = self.engine.lease(id) {
-                leases.insert(id.clone(), self.held_seen(holder, &view));
+                leases.insert(id.clone(), self.held_seen(holder, &view, places.get(id).copied()));
             }
         }
         for (id, client) in self.clients.known.iter() {
             if let Some(view) = self.lease_seen(id) {
-                leases.insert(id.clone(), self.client_seen(client, &view));
+                leases.insert(id.clone(), self.client_seen(client, &view, places.get(id).copied()));
             }
         }
         for (id, seen) in &mut leases {
             seen.deleting = self.orders.get(id).is_some_and(|order| order.deleting);
-            seen.position = places.get(id).copied();
         }
         leases
     }
@@ -334,7 +336,12 @@ impl Node {
     }
 
     /// A lease in code: nobody placed it.
-    fn client_seen(&self, client: &super::clients::Client, view: &memboss_core::LeaseView) -> LeaseSeen {
+    fn client_seen(
+        &self,
+        client: &super::clients::Client,
+        view: &memboss_core::LeaseView,
+        place: Option<usize>,
+    ) -> LeaseSeen {
         let caller = &client.caller;
         let whose = Whose {
             process: Some(caller.process),
@@ -345,10 +352,15 @@ impl Node {
             name: caller.command.clone(),
             label: client.label.clone(),
         };
-        LeaseSeen { whose: Some(whose), ..self.seen(Answered { object: String::new(), attempt: 0 }, view) }
+        LeaseSeen { whose: Some(whose), ..self.seen(Answered { object: String::new(), attempt: 0 }, view, place) }
     }
 
-    fn held_seen(&self, holder: &crate::store::Holder, view: &memboss_core::LeaseView) -> LeaseSeen {
+    fn held_seen(
+        &self,
+        holder: &crate::store::Holder,
+        view: &memboss_core::LeaseView,
+        place: Option<usize>,
+    ) -> LeaseSeen {
         let subject = &holder.subject;
         let whose = Whose {
             process: None,
@@ -359,11 +371,11 @@ impl Node {
             name: format!("{}/{}", subject.namespace, subject.name),
             label: String::new(),
         };
-        let seen = self.seen(holder.answered.clone(), view);
+        let seen = self.seen(holder.answered.clone(), view, place);
         LeaseSeen { subject: Some(subject.clone()), whose: Some(whose), ..seen }
     }
 
-    fn seen(&self, answered: Answered, view: &memboss_core::LeaseView) -> LeaseSeen {
+    fn seen(&self, answered: Answered, view: &memboss_core::LeaseView, place: Option<usize>) -> LeaseSeen {
         let claimed = view.placement.is_some();
         let (state, reason) = match &view.phase {
             Phase::Waiting if claimed => (State::Claimed, None),
@@ -399,6 +411,8 @@ impl Node {
             used: if view.phase.is_charged() { self.used_by(&view.id) } else { Vec::new() },
             ram_used: self.ram_used.get(&view.id).copied(),
             over: over.is_some(),
+            position: place,
+            estimate: self.engine_of(&view.id).estimate(view, place, self.now),
             since: self.phases.get(&view.id).map(|(_, since)| *since).unwrap_or_default(),
             ..LeaseSeen::bare(answered, state)
         }

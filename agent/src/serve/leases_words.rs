@@ -8,6 +8,7 @@ use memboss_core::{
 use tonic::Status;
 
 use super::MOST_PARTS;
+use super::message::estimated;
 use crate::node::clients::{Told, Wish};
 use crate::node::view::{Snapshot, notice_id};
 use crate::probes::clock;
@@ -81,6 +82,7 @@ pub(super) fn event(told: &Told, secret: String) -> v1::LeaseEvent {
         position: told.position.and_then(|at| u32::try_from(at).ok()).unwrap_or_default(),
         reason: told.lease.why.as_ref().map_or("", memboss_core::Waiting::name).to_owned(),
         message: told.lease.why.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ..estimated(told.estimate, clock::now())
     });
     let lease = v1::LeaseView { queue: queue.clone(), ..lease(&told.lease, told.ended) };
     v1::LeaseEvent { lease: Some(lease), queue, secret }

@@ -1,7 +1,7 @@
 //! What is published, in the words of the protocol.
 
 use memboss_agent_api::v1;
-use memboss_core::{LeaseId, Mib, Moment};
+use memboss_core::{Estimate, LeaseId, Mib, Moment};
 
 use crate::health::Health;
 use crate::node::view::{GpuSeen, LeaseSeen, NoticeSeen, RamSeen, Snapshot, Whose};
@@ -85,16 +85,26 @@ pub(super) fn lease(id: &LeaseId, seen: &LeaseSeen, now: Moment) -> v1::LeaseVie
         notice: seen.notice.as_ref().map(|told| notice(told, now)),
         reason: seen.reason.clone().unwrap_or_default(),
         message: seen.message.clone().unwrap_or_default(),
-        queue: matches!(seen.state, State::Waiting | State::Claimed).then(|| queue(seen)),
+        queue: matches!(seen.state, State::Waiting | State::Claimed).then(|| queue(seen, now)),
         holder: seen.whose.as_ref().map(|whose| holder(whose, seen, now)),
     }
 }
 
-fn queue(seen: &LeaseSeen) -> v1::Queue {
+fn queue(seen: &LeaseSeen, now: Moment) -> v1::Queue {
     v1::Queue {
         position: seen.position.and_then(|at| u32::try_from(at).ok()).unwrap_or_default(),
         reason: seen.reason.clone().unwrap_or_default(),
         message: seen.message.clone().unwrap_or_default(),
+        ..estimated(seen.estimate, now)
+    }
+}
+
+/// A queue of which no more is known than when it will have been waited through.
+pub(super) fn estimated(estimate: Option<Estimate>, now: Moment) -> v1::Queue {
+    v1::Queue {
+        estimate_ms: estimate.map(|estimate| estimate.by.since(now).millis()),
+        estimate_basis: estimate.map_or("", |estimate| estimate.basis.name()).to_owned(),
+        ..v1::Queue::default()
     }
 }
 

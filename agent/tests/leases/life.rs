@@ -32,6 +32,9 @@ async fn a_holder_of_a_lower_class_is_told_for_whom_and_by_when_and_gives_way() 
     let told = until_phase(&mut batch, Phase::Revoking).await;
     let notice = lease(&told).notice.as_ref().unwrap();
     let claims = until_phase(&mut urgent, Phase::Waiting).await;
+    let queue = claims.queue.as_ref().unwrap();
+    assert_eq!((queue.reason.as_str(), queue.estimate_basis.as_str()), ("Claimed", "Notice"), "{queue:?}");
+    assert!(queue.estimate_ms.is_some_and(|left| left <= 1_000), "its victim has a second: {queue:?}");
     assert_eq!((notice.preemptor.as_str(), notice.preemptor_class.as_str()), (lease(&claims).lease.as_str(), "urgent"));
     assert!(notice.remaining_ms > 0 && notice.remaining_ms <= 1_000, "{notice:?}");
     bed.uses(0);

@@ -22,9 +22,9 @@ const TRIES: usize = 10;
 pub(crate) struct Places(BTreeMap<String, Vec<String>>);
 
 impl Places {
-    /// All of a node.
-    pub(crate) fn node(name: String) -> Self {
-        Self([(name, Vec::new())].into())
+    /// All of those nodes.
+    pub(crate) fn nodes(names: impl IntoIterator<Item = String>) -> Self {
+        Self(names.into_iter().map(|name| (name, Vec::new())).collect())
     }
 
     /// GPUs, node by node.
@@ -183,7 +183,8 @@ mod tests {
         ];
         let picture = Picture { leases, ..Picture::default() };
         let names = |places: &Places| places.who(&picture).into_iter().map(|lease| lease.lease).collect::<Vec<_>>();
-        assert_eq!(names(&Places::node("node1".into())), ["b", "c", "a"]);
+        assert_eq!(names(&Places::nodes(["node1".to_owned()])), ["b", "c", "a"]);
+        assert_eq!(names(&Places::nodes(["node1".to_owned(), "node2".to_owned()])), ["b", "c", "e", "a"]);
         let gpu = Places::gpus([("node1".to_owned(), vec!["GPU-0".to_owned()])].into());
         assert_eq!(names(&gpu), ["b", "a"]);
         let step = gpu.progress(&gpu.who(&picture), &Picture::default());

@@ -166,6 +166,7 @@ fn placed(lease: &VramLease, now: i64) -> Placed {
         position: status.queue.as_ref().and_then(|queue| queue.position).unwrap_or_default(),
         reason: reason.clone(),
         message: message.clone(),
+        ..Queue::default()
     });
     let gpus = allocation.gpus.iter().map(|gpu| GpuShare {
         uuid: gpu.uuid.clone(),

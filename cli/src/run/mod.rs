@@ -197,7 +197,10 @@ async fn wait(asked: &Run, news: &mut mpsc::Receiver<News>, signals: &mut mpsc::
             if queue.reason == "Unsatisfiable" {
                 return Err(Failure::NotGranted(format!("it could never be granted here: {}", queue.message)).into());
             }
-            tell(format!("{} {}", queue.position, queue.reason), say::waiting(&asked.wish(), &queue));
+            tell(
+                format!("{} {} {}", queue.position, queue.reason, queue.estimate_basis),
+                say::waiting(&asked.wish(), &queue),
+            );
         }
     }
 }

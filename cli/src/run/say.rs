@@ -9,7 +9,19 @@ pub(super) fn waiting(wish: &str, queue: &Queue) -> String {
     let place = if queue.position == 0 { String::new() } else { format!(", place {}", queue.position) };
     let why = if queue.message.is_empty() { queue.reason.clone() } else { queue.message.clone() };
     let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-    format!("waiting for {wish}{place}{why}")
+    let estimate = estimate(queue).map(|estimate| format!("; {estimate}")).unwrap_or_default();
+    format!("waiting for {wish}{place}{why}{estimate}")
+}
+
+/// When it will probably have it.
+fn estimate(queue: &Queue) -> Option<String> {
+    let basis = match queue.estimate_basis.as_str() {
+        "Notice" => " (those who make room were told)",
+        "Protection" => " (those who can make room are protected until shortly before)",
+        "Queue" => " (as fast as the queue has moved lately)",
+        _ => "",
+    };
+    queue.estimate_ms.map(|left| format!("probably in {}{basis}", show::time(left)))
 }
 
 /// What it has.
@@ -57,6 +69,14 @@ pub(super) fn outlook(told: &DryRunResponse) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_waits_is_told_for_how_long_where_something_tells() {
+        let queue = Queue { position: 2, reason: "NoRoom".into(), message: "no room".into(), ..Queue::default() };
+        assert_eq!(waiting("8Gi of a GPU", &queue), "waiting for 8Gi of a GPU, place 2: no room");
+        let told = Queue { estimate_ms: Some(90_000), estimate_basis: "Queue".into(), ..queue };
+        assert!(waiting("8Gi", &told).ends_with("no room; probably in 1m 30s (as fast as the queue has moved lately)"));
+    }
 
     #[test]
     fn a_notice_says_for_whom_how_much_and_by_when() {

@@ -19,7 +19,7 @@ use crate::way::{Server, Way};
 use crate::{gpus, plain, show};
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("what").required(true).multiple(false).args(["gpus", "node"])))]
+#[command(group(ArgGroup::new("what").required(true).multiple(false).args(["gpus", "node", "all"])))]
 pub(crate) struct Drain {
     /// GPUs, by index or UUID; an index that several nodes have needs --on.
     #[arg(value_name = "GPU")]
@@ -27,6 +27,9 @@ pub(crate) struct Drain {
     /// All GPUs, and the host's RAM; which node's, --on says.
     #[arg(long)]
     node: bool,
+    /// Every node of the cluster; on a machine alone the same as --node.
+    #[arg(long)]
+    all: bool,
     /// Whoever is still there after so long is ended (2m, 90s). Without: each notice runs its time.
     #[arg(long, value_name = "TIME", value_parser = crate::run::some_time)]
     deadline: Option<Duration>,
@@ -53,6 +56,7 @@ struct Progress {
 #[derive(Debug, Serialize)]
 struct Opened {
     node: bool,
+    all: bool,
     gpus: Vec<String>,
 }
 
@@ -67,9 +71,15 @@ pub(crate) async fn run(asked: Drain, way: &Way, output: Output) -> Result<()> {
 async fn there(asked: Drain, server: &Server, output: Output) -> Result<()> {
     let within = asked.deadline.map(within).transpose()?;
     let server = server.of_all();
-    let places = match asked.node {
-        true => Places::node(server.one_node().await?),
-        false => Places::gpus(server.gpus(&asked.gpus).await?),
+    if asked.all && server.on.is_some() {
+        return Err(Failure::Usage("--all is every node: leave out --on".to_owned()).into());
+    }
+    let places = if asked.all {
+        Places::nodes(server.machines().await?.into_iter().map(|machine| machine.node))
+    } else if asked.node {
+        Places::nodes([server.one_node().await?])
+    } else {
+        Places::gpus(server.gpus(&asked.gpus).await?)
     };
     if asked.undo {
         server.open(&places).await?;
@@ -107,7 +117,7 @@ fn within(deadline: Duration) -> Result<u32, Failure> {
 }
 
 fn opened(asked: Drain, output: Output) -> Result<()> {
-    output.done(&Opened { node: asked.node, gpus: asked.gpus }, "memory is granted there again")
+    output.done(&Opened { node: asked.node, all: asked.all, gpus: asked.gpus }, "memory is granted there again")
 }
 
 fn would(first: &DrainProgress, output: Output) -> Result<()> {
@@ -137,15 +147,16 @@ fn told(step: &DrainProgress, output: Output) -> Result<bool> {
 
 /// By the agent of this machine.
 async fn here(asked: Drain, sockets: &Sockets, output: Output) -> Result<()> {
-    let gpus = if asked.node { Vec::new() } else { gpus::uuids(&asked.gpus, sockets).await? };
+    let node = asked.node || asked.all;
+    let gpus = if node { Vec::new() } else { gpus::uuids(&asked.gpus, sockets).await? };
     let Steered { mut agent, at: socket } = sockets.steer().await?;
     let socket = &socket;
     if asked.undo {
-        answer(socket, agent.undrain(UndrainRequest { gpus, node: asked.node })).await?;
+        answer(socket, agent.undrain(UndrainRequest { gpus, node })).await?;
         return opened(asked, output);
     }
     let deadline = asked.deadline.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    let request = DrainRequest { gpus, node: asked.node, deadline_ms: deadline, dry_run: asked.dry_run };
+    let request = DrainRequest { gpus, node, deadline_ms: deadline, dry_run: asked.dry_run };
     if asked.dry_run || !asked.consent.yes {
         let mut answers = answer(socket, agent.drain(DrainRequest { dry_run: true, ..request.clone() })).await?;
         let first = answers.message().await.map_err(|status| refused(socket, &status))?.unwrap_or_default();

@@ -194,7 +194,7 @@ mod tests {
         let waits = |position: u32| LeaseView {
             lease: format!("user-0/late{position}"),
             phase: Phase::Waiting.into(),
-            queue: Some(Queue { position, reason: "NoRoom".into(), message: "not now".into() }),
+            queue: Some(Queue { position, reason: "NoRoom".into(), message: "not now".into(), ..Queue::default() }),
             ..LeaseView::default()
         };
         let status = StatusResponse {

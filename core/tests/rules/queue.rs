@@ -1,6 +1,6 @@
 //! Who is next, who stands first in line, and who may pass.
 
-use memboss_core::{Class, EndReason, Moment, OrderKey, Policy, Span};
+use memboss_core::{Basis, Class, Closed, EndReason, Engine, Moment, OrderKey, Policy, Span};
 
 use crate::world::*;
 
@@ -184,4 +184,43 @@ fn whoever_the_nodes_ram_can_never_serve_stands_first_at_no_gpu_of_it() {
     engine.set_node(&with(200));
     assert_eq!(granted(&engine.decide(at(4))), ["later"]);
     assert_eq!(why(&engine, "head"), "NoRam");
+}
+
+fn estimate(engine: &Engine, name: &str, now: u64) -> Option<(u64, Basis)> {
+    let view = engine.lease(&id(name)).unwrap();
+    let estimate = engine.estimate(&view, engine.position(&id(name)).ok(), at(now))?;
+    Some((estimate.by.millis() / 1000, estimate.basis))
+}
+
+#[test]
+fn whoever_waits_is_told_when_it_will_probably_be_granted_and_on_what_that_rests() {
+    let mut engine = with_policy(&[node("n", &[gpu("g", 8000)])], Policy::default());
+    hold(&mut engine, ask("batch", Class::Batch, 8000, 0), "g", 0);
+    submit(&mut engine, ask("high", Class::High, 8000, 2), 2);
+    // BATCH is protected for 10 s and has 15 s of notice for HIGH.
+    assert_eq!(estimate(&engine, "high", 2), Some((10 + 15, Basis::Protection)));
+    engine.decide(at(10));
+    assert_eq!(estimate(&engine, "high", 12), Some((25, Basis::Notice)));
+    let told = engine.explain(&id("high"), at(12)).unwrap();
+    assert!(told.iter().any(|line| line.contains("granted in 13s, probably")), "{told:?}");
+    assert_eq!(estimate(&engine, "batch", 12), None, "it holds");
+
+    // Nothing tells of equals, before some of them have been served.
+    let mut engine = one_gpu(8000);
+    hold(&mut engine, ask("first", Class::Normal, 8000, 0), "g", 0);
+    for (n, name) in ["a", "b", "c", "d", "e", "f"].into_iter().enumerate() {
+        submit(&mut engine, ask(name, Class::Normal, 8000, 1 + n as u64), 10);
+    }
+    assert_eq!(estimate(&engine, "e", 10), None);
+    for (holder, next, now) in [("first", "a", 20), ("a", "b", 40), ("b", "c", 60), ("c", "d", 80)] {
+        engine.end(&id(holder), EndReason::Released).unwrap();
+        assert_eq!(granted(&engine.decide(at(now))), [next]);
+        engine.activate(&id(next), at(now)).unwrap();
+    }
+    assert_eq!(estimate(&engine, "e", 80), Some((100, Basis::Queue)));
+    assert_eq!(estimate(&engine, "f", 80), Some((120, Basis::Queue)));
+    // What keeps it from a GPU that is closed is not the queue.
+    engine.set_node(&node("n", &[closed_gpu("g", 8000, Closed::Draining)]));
+    engine.decide(at(81));
+    assert_eq!(estimate(&engine, "e", 81), None);
 }

@@ -15,7 +15,7 @@ mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use memboss_core::{EndReason, Forecast, LeaseId, LeaseView, Mib, Moment, Request, Span};
+use memboss_core::{EndReason, Estimate, Forecast, LeaseId, LeaseView, Mib, Moment, Request, Span};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
@@ -77,6 +77,8 @@ pub struct Told {
     pub lease: LeaseView,
     /// Its place in the queue, from 1, while it waits.
     pub position: Option<usize>,
+    /// When it will probably be granted, while it waits.
+    pub estimate: Option<Estimate>,
     /// Why it ended, if it has.
     pub ended: Option<EndReason>,
 }

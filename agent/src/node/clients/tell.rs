@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use memboss_core::{EndReason, LeaseId, LeaseView, Phase};
+use memboss_core::{EndReason, LeaseId, LeaseView, Moment, Phase};
 
 use super::{Listener, Told};
 use crate::node::Node;
@@ -16,7 +16,9 @@ impl Node {
     fn told_at(&self, lease: &LeaseId, position: impl FnOnce() -> Option<usize>) -> Option<Told> {
         let view = self.lease_seen(lease)?;
         let waits = view.phase == Phase::Waiting && view.placement.is_none();
-        Some(Told { position: waits.then(position).flatten(), lease: view, ended: None })
+        let position = waits.then(position).flatten();
+        let estimate = self.engine_of(lease).estimate(&view, position, self.now);
+        Some(Told { position, estimate, lease: view, ended: None })
     }
 
     /// Tells those whose leases have changed: to be called once the ledger is written.
@@ -28,7 +30,7 @@ impl Node {
             if let Some(listener) = self.clients.listeners.get(&lease)
                 && let Some(told) = self.told(&lease)
             {
-                listener.hear(told);
+                listener.hear(told, self.now);
             }
         }
     }
@@ -37,7 +39,7 @@ impl Node {
     pub fn tell_all_clients(&self, places: &HashMap<LeaseId, usize>) {
         for (lease, listener) in &self.clients.listeners {
             if let Some(told) = self.told_at(lease, || places.get(lease).copied()) {
-                listener.hear(told);
+                listener.hear(told, self.now);
             }
         }
     }
@@ -45,16 +47,26 @@ impl Node {
     /// A lease in code is over.
     pub(in crate::node) fn client_ended(&mut self, view: &LeaseView, reason: EndReason) {
         if let Some(listener) = self.clients.forget(&view.id) {
-            let told = Told { lease: view.clone(), position: None, ended: Some(reason) };
+            let told = Told { lease: view.clone(), position: None, estimate: None, ended: Some(reason) };
             self.clients.farewells.push((listener, told));
         }
     }
 }
 
+impl Told {
+    fn is_news(&self, before: &Self, now: Moment) -> bool {
+        let otherwise = match (self.estimate, before.estimate) {
+            (Some(estimate), Some(before)) => estimate.differs(before, now),
+            (now, before) => now != before,
+        };
+        otherwise || (&self.lease, self.position, self.ended) != (&before.lease, before.position, before.ended)
+    }
+}
+
 impl Listener {
-    fn hear(&self, told: Told) {
+    fn hear(&self, told: Told, now: Moment) {
         self.events.send_if_modified(|before| {
-            let news = before.as_ref() != Some(&told);
+            let news = before.as_ref().is_none_or(|before| told.is_news(before, now));
             if news {
                 *before = Some(told);
             }

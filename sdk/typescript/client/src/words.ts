@@ -48,6 +48,13 @@ export interface QueuePlace {
   readonly reason: string;
   /** A sentence. */
   readonly message: string;
+  /** When it will probably be granted: no promise. Nothing where nothing tells. */
+  readonly estimateMs: number | undefined;
+  /**
+   * What that rests on: `Notice` (those who make room were told to be gone by then), `Protection` (those who can make room are protected until shortly before)
+   * or `Queue` (how fast the queue has moved lately).
+   */
+  readonly estimateBasis: string;
 }
 
 /** What would come of a request now; nothing changed by it. */
@@ -137,7 +144,14 @@ export function shareTold(share: wire.GpuShare): GPUShare {
 
 /** From the agent's message. */
 export function placeTold(queue: wire.Queue): QueuePlace {
-  return { position: queue.position, reason: queue.reason, message: queue.message };
+  const { position, reason, message, estimateMs, estimateBasis } = queue;
+  return {
+    position,
+    reason,
+    message,
+    estimateMs: estimateMs === undefined ? undefined : Number(estimateMs),
+    estimateBasis,
+  };
 }
 
 function outlookTold(outlook: WireOutlook): Outlook {

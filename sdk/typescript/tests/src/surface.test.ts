@@ -67,6 +67,7 @@ const TIMES: ReadonlyMap<string, string> = new Map([
 ]);
 const SPANS: ReadonlyMap<string, string> = new Map([
   ["remaining_seconds", "remainingMs"],
+  ["estimate_seconds", "estimateMs"],
   ["longest_stall_seconds", "longestStallMs"],
   ["seconds", "tookMs"],
 ]);

@@ -100,14 +100,18 @@ class LeaseEvent(_message.Message):
     def __init__(self, lease: _Optional[_Union[LeaseView, _Mapping]] = ..., queue: _Optional[_Union[Queue, _Mapping]] = ..., secret: _Optional[str] = ...) -> None: ...
 
 class Queue(_message.Message):
-    __slots__ = ("position", "reason", "message")
+    __slots__ = ("position", "reason", "message", "estimate_ms", "estimate_basis")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_MS_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_BASIS_FIELD_NUMBER: _ClassVar[int]
     position: int
     reason: str
     message: str
-    def __init__(self, position: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    estimate_ms: int
+    estimate_basis: str
+    def __init__(self, position: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., estimate_ms: _Optional[int] = ..., estimate_basis: _Optional[str] = ...) -> None: ...
 
 class ResumeRequest(_message.Message):
     __slots__ = ("lease", "secret")

@@ -76,11 +76,22 @@ class QueuePlace:
     """Its name."""
     message: str
     """A sentence."""
+    estimate_seconds: float | None
+    """When it will probably be granted: no promise. Nothing where nothing tells."""
+    estimate_basis: str
+    """What that rests on: `Notice` (those who make room were told to be gone by then), `Protection` (those who can make room are protected until shortly
+    before) or `Queue` (how fast the queue has moved lately)."""
 
     @classmethod
     def told(cls, queue: pb.Queue) -> QueuePlace:
         """From the agent's message."""
-        return cls(position=queue.position, reason=queue.reason, message=queue.message)
+        return cls(
+            position=queue.position,
+            reason=queue.reason,
+            message=queue.message,
+            estimate_seconds=queue.estimate_ms / 1000 if queue.HasField("estimate_ms") else None,
+            estimate_basis=queue.estimate_basis,
+        )
 
 
 @dataclass(frozen=True)
