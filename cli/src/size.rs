@@ -19,6 +19,7 @@ pub(crate) fn parse(text: &str) -> Result<Mib, String> {
     match mib {
         Some(0) => Err("nothing is no size: 8Gi and 500Mi are".to_owned()),
         Some(mib) => Ok(Mib::from_mib(mib)),
+        None if text.starts_with("--") => Err(format!("a size is missing before {text}: 8Gi, 500Mi and 500 (MiB) are")),
         None => Err(format!("{text:?} is no size: 8Gi, 500Mi and 500 (MiB) are")),
     }
 }

@@ -96,15 +96,15 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// What of RAM that lease asks, where no node that would take its pod has so much in all. How much of it can be leased changes; that does not.
+    /// What of RAM that lease asks, where no node has so much in all. How much of it can be leased changes, and which nodes take its pod; that does not.
+    /// Nothing as long as a node has not told what it has.
     #[must_use]
-    pub fn beyond_ram(&self, world: &World, key: &Key) -> Option<Waiting> {
+    pub fn beyond_ram(world: &World, key: &Key) -> Option<Waiting> {
         let need = ram(world.leases.get(key)?.spec.ram.as_deref()).ok()?;
-        let total = |node: &String| {
-            let status = world.memory.get(node)?.status.as_ref()?;
-            parse_mib(&status.ram.total).ok()
-        };
-        let most = self.eligible.get(key)?.nodes.iter().filter_map(total).max()?;
+        let total =
+            |node: &MemoryNode| parse_mib(&node.status.as_ref()?.ram.total).ok().filter(|total| !total.is_zero());
+        let totals: Option<Vec<Mib>> = world.memory.values().map(total).collect();
+        let most = totals?.into_iter().max()?;
         (need > most).then_some(Waiting::NoRam { need, most, when_empty: true })
     }
 }

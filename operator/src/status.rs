@@ -220,7 +220,7 @@ fn conditions(
     now: Timestamp,
 ) -> impl Iterator<Item = Condition> {
     let could = match waits_for(context) {
-        Some(Waiting::NoRam { .. }) => "a node has as much RAM in all; how much of it can be leased changes",
+        Some(Waiting::NoRam { .. }) => "how much RAM can be leased changes",
         _ => "the cluster has memory that could hold it",
     };
     let said = (word.why.as_str(), word.message.as_str());

@@ -268,13 +268,17 @@ async fn the_doctor_finds_the_cluster_well_and_whoever_may_not_look_is_told_so()
 #[ignore = "needs the test bed"]
 async fn the_doctor_tells_of_a_container_runtime_that_does_not_look_for_our_devices() -> Result<()> {
     Bed::in_namespace("cdi", async |bed, ns| {
-        bed.script("cdi.sh", &["node1", "/etc/elsewhere"])?;
         let node = serde_json::json!({ "nodeSelector": { "kubernetes.io/hostname": "node1" } });
-        TestPod::leasing("blind", "1Gi", "normal").spec(node).create(&bed.client, ns).await?;
-        let told = wait::until("the doctor tells of it", 120, || async {
-            let found = memboss(&["doctor"])?;
-            Ok(found.out.contains("node1: device-plugin: runtime-reads-cdi").then_some(found))
-        })
+        let blind = TestPod::leasing("blind", "1Gi", "normal").spec(node);
+        let told = async {
+            bed.script("cdi.sh", &["node1", "/etc/elsewhere"])?;
+            blind.create(&bed.client, ns).await?;
+            wait::until("the doctor tells of it", 120, || async {
+                let found = memboss(&["doctor"])?;
+                Ok(found.out.contains("node1: device-plugin: runtime-reads-cdi").then_some(found))
+            })
+            .await
+        }
         .await;
         bed.script("cdi.sh", &["node1", "/etc/cdi", "/run/cdi"])?;
         let told = told?;

@@ -15,6 +15,7 @@ use crate::way::Server;
 
 /// What follows the name of a condition that does not hold, where a part says whether it is ready.
 const NOT_READY: &str = ": not ready: ";
+const UNASKED: &str = "is not ready, and could not be asked why (that needs create on pods/portforward)";
 /// What is well answers at once.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// In bytes; a few lines are usual.
@@ -47,7 +48,7 @@ async fn reasons(server: &Server) -> Vec<Finding> {
         for (container, status) in not_ready(pod) {
             let why = match waits(status) {
                 Some(why) => vec![why],
-                None => says(server, pod, container).await.unwrap_or_default(),
+                None => says(server, pod, container).await.unwrap_or_else(|| vec![UNASKED.to_owned()]),
             };
             let logs = format!(
                 "kubectl -n {} logs {} -c {} says more",

@@ -27,7 +27,7 @@ pub(crate) struct Drain {
     /// All GPUs, and the host's RAM; which node's, --on says.
     #[arg(long)]
     node: bool,
-    /// Every node of the cluster; on a machine alone the same as --node.
+    /// Everything: by the API server every node of the cluster, by a machine's socket that machine.
     #[arg(long)]
     all: bool,
     /// Whoever is still there after so long is ended (2m, 90s). Without: each notice runs its time.

@@ -135,7 +135,7 @@ describe("a lease", () => {
       (error) => error instanceof NoRoom && /timeoutMs/.test(error.advice),
     );
     await assert.rejects(
-      boss.acquire({ vramMb: 8000, timeoutMs: 50 }),
+      boss.acquire({ vramMb: 8000, timeoutMs: 1000 }),
       (error) => error instanceof LeaseTimeout && /needs 8000Mi on one GPU.*wait longer/.test(error.message),
     );
     assert.deepEqual(
