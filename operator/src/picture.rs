@@ -93,20 +93,23 @@ pub struct Picture {
     pub unreadable: BTreeMap<Key, String>,
     /// What pods take of each node, those included that are on their way there.
     pub taken: BTreeMap<String, Amounts>,
+    /// The most RAM that a node has in all; nothing as long as one has not told.
+    pub most_ram: Option<Mib>,
 }
 
 impl Picture {
     /// What of RAM that lease asks, where no node has so much in all. How much of it can be leased changes, and which nodes take its pod; that does not.
-    /// Nothing as long as a node has not told what it has.
     #[must_use]
-    pub fn beyond_ram(world: &World, key: &Key) -> Option<Waiting> {
-        let need = ram(world.leases.get(key)?.spec.ram.as_deref()).ok()?;
-        let total =
-            |node: &MemoryNode| parse_mib(&node.status.as_ref()?.ram.total).ok().filter(|total| !total.is_zero());
-        let totals: Option<Vec<Mib>> = world.memory.values().map(total).collect();
-        let most = totals?.into_iter().max()?;
+    pub fn beyond_ram(&self, lease: &VramLease) -> Option<Waiting> {
+        let (need, most) = (ram(lease.spec.ram.as_deref()).ok()?, self.most_ram?);
         (need > most).then_some(Waiting::NoRam { need, most, when_empty: true })
     }
+}
+
+fn most_ram(world: &World) -> Option<Mib> {
+    let total = |node: &MemoryNode| parse_mib(&node.status.as_ref()?.ram.total).ok().filter(|total| !total.is_zero());
+    let totals: Option<Vec<Mib>> = world.memory.values().map(total).collect();
+    totals?.into_iter().max()
 }
 
 /// Makes the picture. Leases that were refused just now wait a moment, so that what refused them can be seen first.
@@ -120,6 +123,7 @@ pub fn paint(world: &World, lately: &Lately, now: Moment) -> Picture {
         eligible: BTreeMap::new(),
         unreadable: BTreeMap::new(),
         taken: taken(world),
+        most_ram: most_ram(world),
     };
     for (name, node) in &world.memory {
         let taken = picture.taken.get(name).copied().unwrap_or_default();

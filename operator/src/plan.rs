@@ -266,7 +266,7 @@ fn lease_acts(
         view: LeaseId::new(key.clone()).ok().and_then(|id| picture.engine.lease(&id)),
         position: places.get(key).copied(),
         nowhere: picture.eligible.get(key).filter(|found| found.nodes.is_empty()).map(|found| found.sentence()),
-        beyond_ram: Picture::beyond_ram(world, key),
+        beyond_ram: picture.beyond_ram(lease),
         unreadable: picture.unreadable.get(key).cloned(),
         pod_is_over,
         node_is_gone: placed.is_some_and(|placed| !world.nodes.contains_key(&placed.node)),
