@@ -99,6 +99,7 @@ impl Engine {
                 break;
             }
         }
+        self.looked_at = self.arrivals;
         out
     }
 
@@ -183,11 +184,13 @@ impl Engine {
 
     /// Grants: charged from here on.
     pub(crate) fn grant(&mut self, ix: LeaseIx, spots: Spots, now: Moment, out: &mut Vec<Decision>) {
-        let token = self.next_token();
+        let (token, looked_at) = (self.next_token(), self.looked_at);
         let until = now.after(self.policy.reservation);
         let Some(lease) = self.lease_at_mut(ix) else { return };
         lease.token = token;
-        let (id, class, waited) = (lease.request.id.clone(), lease.request.class, lease.request.enqueued < now);
+        let (id, class) = (lease.request.id.clone(), lease.request.class);
+        // Not by when it was enqueued: that may be of another machine's clock.
+        let waited = lease.order.arrival() <= looked_at;
         if waited {
             self.pace.served(now);
         }

@@ -106,7 +106,9 @@ pub struct Engine {
     /// Leases that may have changed, once somebody has asked for them.
     touched: Option<BTreeSet<LeaseId>>,
     token: Token,
-    arrivals: u64,
+    pub(crate) arrivals: u64,
+    /// Whoever came as one of the first so many was not served at once.
+    pub(crate) looked_at: u64,
     pub(crate) claims_made: u64,
     /// How fast those who wait are served.
     pub(crate) pace: Pace,
@@ -132,6 +134,7 @@ impl Engine {
             touched: None,
             token: last,
             arrivals: 0,
+            looked_at: 0,
             claims_made: 0,
             pace: Pace::default(),
         }

@@ -47,6 +47,12 @@ impl Basis {
             Self::Queue => "Queue",
         }
     }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Notice, Self::Protection, Self::Queue].into_iter().find(|basis| basis.name() == name)
+    }
 }
 
 impl fmt::Display for Basis {

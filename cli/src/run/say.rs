@@ -1,6 +1,7 @@
 //! What `memboss run` says to people while it waits and runs. Pure.
 
 use memboss_agent_api::v1::{DryRunResponse, LeaseView, Notice, Outlook, Queue};
+use memboss_core::Basis;
 
 use crate::show;
 
@@ -15,12 +16,7 @@ pub(super) fn waiting(wish: &str, queue: &Queue) -> String {
 
 /// When it will probably have it.
 fn estimate(queue: &Queue) -> Option<String> {
-    let basis = match queue.estimate_basis.as_str() {
-        "Notice" => " (those who make room were told)",
-        "Protection" => " (those who can make room are protected until shortly before)",
-        "Queue" => " (as fast as the queue has moved lately)",
-        _ => "",
-    };
+    let basis = Basis::named(&queue.estimate_basis).map(|basis| format!(" ({basis})")).unwrap_or_default();
     queue.estimate_ms.map(|left| format!("probably in {}{basis}", show::time(left)))
 }
 
