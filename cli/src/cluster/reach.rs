@@ -107,12 +107,17 @@ impl Server {
         found.map(|list| list.items).map_err(|error| refused(&error))
     }
 
+    /// The agents' pods that are not about to end.
+    pub(crate) async fn agent_pods(&self, which: ListParams) -> Result<Vec<Pod>, Failure> {
+        let mut pods: Vec<Pod> = self.of_chart("agent", which).await?;
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        Ok(pods)
+    }
+
     /// The pod of that node's agent.
     async fn agent_pod(&self, node: &str) -> Result<Pod, Failure> {
         let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
-        let pods: Vec<Pod> = self.of_chart("agent", there).await?;
-        let lives = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
-        pods.into_iter().find(lives).ok_or_else(|| {
+        self.agent_pods(there).await?.into_iter().next().ok_or_else(|| {
             Failure::NoAgent(format!("no agent's pod is on node {node}: memboss doctor --by api tells what is there"))
         })
     }

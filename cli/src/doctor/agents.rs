@@ -41,9 +41,9 @@ pub(super) async fn look(server: &Server) -> Vec<Finding> {
 
 /// Why those are not ready that are not, as far as they may be asked.
 async fn reasons(server: &Server) -> Vec<Finding> {
-    let pods = server.of_chart::<Pod>("agent", ListParams::default()).await.unwrap_or_default();
+    let pods = server.agent_pods(ListParams::default()).await.unwrap_or_default();
     let mut findings = Vec::new();
-    for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+    for pod in &pods {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         for (container, status) in not_ready(pod) {
             let why = match waits(status) {
