@@ -31,7 +31,7 @@ mod tests {
     #[test]
     fn gpus_are_named_by_index_or_uuid_and_a_wrong_name_is_told_the_right_ones() {
         let gpu = |index: u32| Gpu { index, uuid: format!("GPU-{index}"), ..Gpu::default() };
-        let list = GpuList { gpus: vec![gpu(0), gpu(1)], hold: String::new() };
+        let list = GpuList { gpus: vec![gpu(0), gpu(1)], ..GpuList::default() };
         assert_eq!((uuid("1", &list).unwrap(), uuid("GPU-0", &list).unwrap()), ("GPU-1".into(), "GPU-0".into()));
         let wrong = uuid("2", &list).unwrap_err().to_string();
         assert!(wrong.contains("1 (GPU-1)"), "{wrong}");

@@ -12,6 +12,7 @@ pub(crate) struct Machine {
     node: String,
     hold: Option<String>,
     gpus: Vec<Gpu>,
+    gpus_unread: bool,
     ram: Option<Ram>,
 }
 
@@ -135,7 +136,13 @@ pub(crate) fn machine(status: &StatusResponse) -> Machine {
         pressure: said(&ram.pressure),
         pressure_sign: said(&ram.pressure_sign),
     });
-    Machine { node: status.node.clone(), hold: said(&list.hold), gpus: list.gpus.iter().map(gpu).collect(), ram }
+    Machine {
+        node: status.node.clone(),
+        hold: said(&list.hold),
+        gpus: list.gpus.iter().map(gpu).collect(),
+        gpus_unread: list.unread,
+        ram,
+    }
 }
 
 /// What can be leased of a GPU now.

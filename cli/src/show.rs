@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, Table, presets};
 use memboss_agent_api::v1::{Gpu, GpuShare, Health, LeaseView, Notice, Phase, StatusResponse};
-use memboss_core::Mib;
+use memboss_core::{Closed, Mib};
 
 use crate::cluster::Placed;
 use crate::output::Colours;
@@ -94,11 +94,18 @@ pub(crate) fn machine(status: &StatusResponse, look: Look) -> String {
     let mut table = table(&part_heads(look));
     table.add_rows(parts(status, look));
     let mut text = format!("{}\n{LEGEND}", dressed(table, look));
-    let list = status.gpus.clone().unwrap_or_default();
-    if !list.hold.is_empty() {
-        text.push_str(&format!("\nnothing is granted now: {}", list.hold));
+    for remark in remarks(status, "") {
+        text.push_str(&format!("\n{remark}"));
     }
     text
+}
+
+/// What is to be said of a machine beside its table; `place` follows what holds there.
+pub(crate) fn remarks(status: &StatusResponse, place: &str) -> Vec<String> {
+    let Some(list) = &status.gpus else { return Vec::new() };
+    let hold = (!list.hold.is_empty()).then(|| format!("nothing is granted now{place}: {}", list.hold));
+    let unread = list.unread.then(|| format!("no GPU is leased now{place}: {}", Closed::Unread));
+    hold.into_iter().chain(unread).collect()
 }
 
 /// Several nodes, the same of each.
@@ -107,16 +114,15 @@ pub(crate) fn machines(machines: &[StatusResponse], look: Look) -> String {
         return "no node has an agent".to_owned();
     }
     let mut table = table(&[vec!["NODE"], part_heads(look)].concat());
-    let mut holds = String::new();
+    let mut said = String::new();
     for status in machines {
         let rows = parts(status, look).into_iter();
         table.add_rows(rows.map(|row| [vec![Cell::new(&status.node)], row].concat()));
-        let hold = status.gpus.as_ref().map(|list| list.hold.as_str()).unwrap_or_default();
-        if !hold.is_empty() {
-            holds.push_str(&format!("\nnothing is granted now on {}: {hold}", status.node));
+        for remark in remarks(status, &format!(" on {}", status.node)) {
+            said.push_str(&format!("\n{remark}"));
         }
     }
-    format!("{}\n{LEGEND}{holds}", dressed(table, look))
+    format!("{}\n{LEGEND}{said}", dressed(table, look))
 }
 
 fn part_heads(look: Look) -> Vec<&'static str> {
@@ -344,15 +350,20 @@ mod tests {
             ..LeaseView::default()
         };
         let status = StatusResponse {
-            gpus: Some(GpuList { gpus: vec![gpu], hold: "draining".into() }),
+            gpus: Some(GpuList { gpus: vec![gpu], hold: "draining".into(), unread: true }),
             ram: Some(Ram { total_mib: 2048, leasable_mib: 1024, leased_mib: 512, ..Ram::default() }),
             leases: vec![lease, waits],
             ..StatusResponse::default()
         };
         let shown = machine(&status, PLAIN);
-        for words in
-            ["14Gi", "5Gi", "lost: off the bus", "[#############+..........]", "nothing is granted now: draining"]
-        {
+        for words in [
+            "14Gi",
+            "5Gi",
+            "lost: off the bus",
+            "[#############+..........]",
+            "nothing is granted now: draining",
+            "no GPU is leased now: the driver has not told yet",
+        ] {
             assert!(shown.contains(words), "{words}: {shown}");
         }
         let shown = leases(&status.leases, PLAIN);

@@ -78,6 +78,7 @@ impl World {
             engine.set_node(&NodeFacts {
                 name: NodeName::new(format!("node{node}")).unwrap(),
                 gpus: (0..in_node).map(gpu).collect(),
+                gpus_unread: false,
                 ram: Mib::ZERO,
                 ram_closed: None,
                 closed: None,

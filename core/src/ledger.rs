@@ -34,6 +34,8 @@ pub struct NodeFacts {
     pub name: NodeName,
     /// All its GPUs: one that is missing here is gone.
     pub gpus: Vec<GpuFacts>,
+    /// Whether it may have GPUs that nobody could look at yet: then nothing is known to be too much for it.
+    pub gpus_unread: bool,
     /// RAM that can be leased.
     pub ram: Mib,
     /// Why its RAM takes nothing new, if so.
@@ -46,6 +48,7 @@ pub struct NodeFacts {
 pub(crate) struct Node {
     pub(crate) name: NodeName,
     pub(crate) gpus: BTreeMap<GpuUuid, PoolIx>,
+    pub(crate) gpus_unread: bool,
     pub(crate) ram: PoolIx,
     pub(crate) closed: Closure,
 }
@@ -170,6 +173,11 @@ impl Ledger {
                 node.closed = closed;
                 self.changed = true;
             }
+            if node.gpus_unread != facts.gpus_unread {
+                node.gpus_unread = facts.gpus_unread;
+                self.inventory += 1;
+                self.changed = true;
+            }
             known = node.gpus.clone();
         }
         let mut present = BTreeSet::new();
@@ -209,7 +217,8 @@ impl Ledger {
         self.next_node += 1;
         let ram = self.add_pool(Pool::new(ix, PoolKind::Ram));
         self.by_name.insert(name.clone(), ix);
-        self.nodes.insert(ix, Node { name, gpus: BTreeMap::new(), ram, closed: Closure::default() });
+        self.nodes
+            .insert(ix, Node { name, gpus: BTreeMap::new(), gpus_unread: false, ram, closed: Closure::default() });
         ix
     }
 

@@ -168,6 +168,7 @@ impl Ledger {
         let mut largest = Mib::ZERO;
         let mut satisfiable = false;
         for (_, node) in self.nodes() {
+            satisfiable |= self.may_yet_hold(request, node);
             let gpus: Vec<_> = node.gpus.values().copied().filter(|gpu| self.accepts(request, *gpu)).collect();
             let mut sizes: Vec<Mib> = gpus.iter().map(|gpu| self.pool(*gpu).leasable).collect();
             sizes.sort_unstable_by(|a, b| b.cmp(a));
@@ -183,6 +184,11 @@ impl Ledger {
                 && assign(slots, &slots.iter().map(holds).collect::<Vec<_>>()).is_some();
         }
         (largest, satisfiable)
+    }
+
+    /// Whether that node may have GPUs for it of which nothing is known yet.
+    pub(crate) fn may_yet_hold(&self, request: &Request, node: &Node) -> bool {
+        node.gpus_unread && request.nodes.accepts(&node.name) && request.demand.ram <= self.pool(node.ram).leasable
     }
 }
 

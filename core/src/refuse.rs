@@ -133,6 +133,9 @@ pub enum Closed {
     /// Its ledger is being rebuilt.
     #[error("its ledger is in quarantine")]
     Quarantine,
+    /// The driver has not answered yet since it is looked at.
+    #[error("the driver has not told yet which GPUs there are")]
+    Unread,
     /// Its RAM is hard pressed.
     #[error("its RAM is under pressure")]
     NodePressure,
@@ -148,6 +151,7 @@ impl Closed {
             Self::Draining => "Draining",
             Self::Suspect => "Suspect",
             Self::Quarantine => "Quarantine",
+            Self::Unread => "Unread",
             Self::NodePressure => "NodePressure",
         }
     }

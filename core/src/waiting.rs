@@ -89,7 +89,11 @@ impl Engine {
     fn closed_to(&self, request: &Request) -> Option<(String, Closed)> {
         let gpus = self.ledger.nodes().flat_map(|(_, node)| node.gpus.values().copied());
         let mut would_do = gpus.filter(|gpu| self.ledger.accepts(request, *gpu));
-        let (first, why) = would_do.next().and_then(|gpu| Some((gpu, self.ledger.closed(gpu)?)))?;
+        let Some(first) = would_do.next() else {
+            let unread = self.ledger.nodes().find(|(_, node)| self.ledger.may_yet_hold(request, node));
+            return unread.map(|(_, node)| (format!("those of {}", node.name), Closed::Unread));
+        };
+        let why = self.ledger.closed(first)?;
         would_do.all(|gpu| self.ledger.closed(gpu).is_some()).then(|| (self.ledger.name_of(first), why))
     }
 

@@ -62,6 +62,9 @@ pub struct MemoryNodeStatus {
     /// GPU by GPU.
     #[serde(default)]
     pub gpus: Vec<Gpu>,
+    /// Whether the driver has not told yet which GPUs there are, since the agent began.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gpus_unread: bool,
     /// Host RAM.
     #[serde(default)]
     pub ram: Ram,
@@ -187,7 +190,7 @@ pub struct Summary {
     /// What is free.
     #[serde(default)]
     pub free: String,
-    /// The worst health, with the number of GPUs that are not healthy.
+    /// The worst health, with the number of GPUs that are not healthy; `Unread` where the driver has not told of them yet.
     #[serde(default)]
     pub health: String,
 }

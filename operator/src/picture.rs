@@ -281,6 +281,7 @@ fn node_facts(world: &World, name: &str, node: &MemoryNode, taken: Amounts) -> O
     Some(NodeFacts {
         name: NodeName::new(name).ok()?,
         gpus: status.gpus.iter().filter_map(gpu).collect(),
+        gpus_unread: status.gpus_unread,
         ram: mib(&status.ram.leasable).min(ram_room(world, name, taken)),
         ram_closed: status.ram.closed.is_some().then_some(Closed::NodePressure),
         closed,

@@ -56,6 +56,21 @@ fn a_waiting_lease_says_its_place_and_why() {
 }
 
 #[test]
+fn whoever_could_go_to_a_node_whose_driver_has_told_of_no_gpus_yet_waits_for_them() {
+    let mut world = world(0);
+    let read = world.memory["node1"].clone();
+    world.memory.get_mut("node1").unwrap().status.as_mut().unwrap().gpus_unread = true;
+    world.pod(pod("a", "16Gi", "normal"));
+    settle(&mut world);
+    let lease = lease_of(&world, "a");
+    let told = |world: &World| world.leases[&lease].status.clone().map(|status| (status.phase, status.why)).unwrap();
+    assert_eq!(told(&world), (Some(LeasePhase::Waiting), Some("Closed".into())));
+    world.memory.insert("node1".into(), read);
+    settle(&mut world);
+    assert_eq!(told(&world), (Some(LeasePhase::Unsatisfiable), Some("Unsatisfiable".into())));
+}
+
+#[test]
 fn more_than_any_gpu_has_is_unsatisfiable_at_once_until_one_comes_that_has_it() {
     let mut world = world(1);
     let lease = settled(&mut world, "big", "30Gi", "normal");

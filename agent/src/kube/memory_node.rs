@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use memboss_core::Mib;
+use memboss_core::{Closed, Mib};
 use memboss_crds as crds;
 use memboss_crds::{AGENT, MemoryNode, MemoryNodeSpec, MemoryNodeStatus, quantity};
 use serde_json::json;
@@ -103,6 +103,7 @@ fn status(snapshot: &Arc<Snapshot>) -> MemoryNodeStatus {
         agent_epoch: snapshot.agent_epoch,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         gpus: snapshot.gpus.iter().map(gpu).collect(),
+        gpus_unread: snapshot.gpus_unread,
         ram: crds::Ram {
             total: quantity(snapshot.ram.total),
             available: quantity(snapshot.ram.available),
@@ -120,7 +121,7 @@ fn status(snapshot: &Arc<Snapshot>) -> MemoryNodeStatus {
             }),
         },
         hold: snapshot.hold.clone(),
-        summary: summary(&snapshot.gpus),
+        summary: summary(&snapshot.gpus, snapshot.gpus_unread),
         conditions: Vec::new(),
     }
 }
@@ -145,11 +146,12 @@ fn gpu(seen: &GpuSeen) -> crds::Gpu {
     }
 }
 
-fn summary(gpus: &[GpuSeen]) -> crds::Summary {
+fn summary(gpus: &[GpuSeen], unread: bool) -> crds::Summary {
     let sum = |amount: fn(&GpuSeen) -> Mib| quantity(gpus.iter().map(amount).sum());
     let models: std::collections::BTreeSet<&str> = gpus.iter().map(|gpu| gpu.model.as_str()).collect();
     let count = |health| gpus.iter().filter(|gpu| gpu.health == health).count();
     let health = match (count(Health::Lost), count(Health::Degraded)) {
+        (0, 0) if unread => Closed::Unread.name().to_owned(),
         (0, 0) => "Healthy".to_owned(),
         (0, degraded) => format!("Degraded ({degraded})"),
         (lost, _) => format!("Lost ({lost})"),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use memboss_core::{Closed, GpuFacts, GpuModel, GpuUuid, LeaseId, Mib, Moment, NodeFacts};
 
-use super::{Hold, Node, Observation, Severity};
+use super::{Driver, Hold, Node, Observation, Severity};
 use crate::attribution::{GpuUse, Holder, attribute};
 use crate::health::{GpuHealth, Health};
 use crate::probes::meminfo::Ram;
@@ -65,7 +65,10 @@ impl Node {
         self.ram = observation.ram.unwrap_or(Ram { available: Mib::ZERO, ..self.ram });
         match observation.reading {
             Ok(sample) => self.see_gpus(&sample, &observation.owners, &observation.lineages, now),
-            Err(NoNvml::Load(why)) if self.gpus.is_empty() => tracing::debug!(why, "no GPUs"),
+            Err(NoNvml::Load(why)) if self.gpus.is_empty() => {
+                tracing::debug!(why, "no GPUs");
+                self.driver = Driver::Absent;
+            }
             Err(error) => self.nvml_is_silent(&error.to_string(), now),
         }
         self.ram_used = observation.ram_used;
@@ -83,7 +86,7 @@ impl Node {
         lineages: &BTreeMap<u32, Vec<Process>>,
         now: Moment,
     ) {
-        self.gpus_read = true;
+        self.driver = Driver::Read;
         let by_pod: BTreeMap<PodUid, LeaseId> =
             self.holders.iter().map(|(lease, holder)| (holder.subject.pod.clone(), lease.clone())).collect();
         let mut listed = BTreeSet::new();
@@ -256,6 +259,7 @@ impl Node {
         let facts = NodeFacts {
             name: self.settings.name.clone(),
             gpus: gpus.collect(),
+            gpus_unread: self.driver == Driver::Unread,
             ram: self.ram.leasable(charged, self.promised_and_used()).min(room).max(charged),
             ram_closed: self.ram_closed(),
             closed: match (&self.hold, self.drains.is_node_closed()) {

@@ -152,6 +152,17 @@ pub struct Counters {
     pub ends: BTreeMap<&'static str, u64>,
 }
 
+/// What the driver has told of the GPUs, since the agent began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// Nothing yet: it is slow, or hangs.
+    Unread,
+    /// That it is not there.
+    Absent,
+    /// Which GPUs there are.
+    Read,
+}
+
 /// One node.
 pub struct Node {
     pub(crate) settings: Settings,
@@ -160,7 +171,7 @@ pub struct Node {
     pub(crate) floor: Option<Epoch>,
     pub(crate) hold: Hold,
     pub(crate) gpus: BTreeMap<GpuUuid, GpuState>,
-    pub(crate) gpus_read: bool,
+    pub(crate) driver: Driver,
     pub(crate) ram: Ram,
     /// What leases may hold of it in all, by the last placement that asked for some.
     pub(crate) ram_room: Option<Mib>,

@@ -10,7 +10,7 @@ use super::clients::{Client, Clients};
 use super::facts::NOT_READ;
 use super::orders::{answered, holder_of};
 use super::relief::Relief;
-use super::{Cluster, Counters, GpuState, Hold, Node, PodState, Settings, Severity};
+use super::{Cluster, Counters, Driver, GpuState, Hold, Node, PodState, Settings, Severity};
 use crate::attribution::GpuUse;
 use crate::health::GpuHealth;
 use crate::noted::Noted;
@@ -99,7 +99,7 @@ impl Node {
             floor: ledger.floor,
             hold,
             gpus: BTreeMap::new(),
-            gpus_read: false,
+            driver: Driver::Unread,
             ram: Ram::default(),
             ram_room: None,
             ram_used: BTreeMap::new(),
@@ -190,7 +190,7 @@ impl Node {
         let lost = match (&self.hold, self.settings.cluster) {
             (Hold::Open, _) => return,
             (Hold::Quarantine, Cluster::None) => {
-                if self.gpus_read {
+                if self.driver != Driver::Unread {
                     self.open();
                 }
                 return;
@@ -253,7 +253,7 @@ impl Node {
                 true
             }
             // NVML may be late.
-            Err(Refused::UnknownGpu { .. }) if !self.gpus_read => false,
+            Err(Refused::UnknownGpu { .. }) if self.driver != Driver::Read => false,
             Err(refused) => {
                 tracing::warn!(%lease, %refused, "cannot be taken up again");
                 let reason = if matches!(refused, Refused::UnknownGpu { .. }) {

@@ -230,9 +230,11 @@ impl Task {
             Some(look) => look.asked + self.eyes.pace.silent_after,
             None => self.next_look,
         };
+        // What is due before the first look waits for it.
         let due = self
             .node
             .next_wake()
+            .filter(|_| self.has_looked)
             .map(|due| Instant::now() + Duration::from_millis(due.since(clock::now()).millis().saturating_add(1)));
         due.into_iter().chain(self.outlook.next()).fold(look, Instant::min)
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use memboss_core::{Class, Closed, Estimate, GpuUuid, LeaseId, Mib, Moment, Phase, Pressure, Sign, Token};
 
 use super::relief::{Cleaned, NODE_PRESSURE};
-use super::{Counters, Hold, Node, PodFact};
+use super::{Counters, Driver, Hold, Node, PodFact};
 use crate::health::Health;
 use crate::order::{Answered, State, Subject};
 use crate::probes::processes::{PodUid, Process};
@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub hold: Option<String>,
     /// GPU by GPU, in NVML's order.
     pub gpus: Vec<GpuSeen>,
+    /// Whether the driver has not told yet which there are.
+    pub gpus_unread: bool,
     /// Host memory.
     pub ram: RamSeen,
     /// Every lease that is known here.
@@ -40,7 +42,8 @@ impl Snapshot {
     /// Whether people would see nothing new in the other one.
     #[must_use]
     pub fn shows_the_same(&self, other: &Self) -> bool {
-        (&self.hold, &self.gpus, &self.ram, &self.leases) == (&other.hold, &other.gpus, &other.ram, &other.leases)
+        (&self.hold, &self.gpus, self.gpus_unread, &self.ram, &self.leases)
+            == (&other.hold, &other.gpus, other.gpus_unread, &other.ram, &other.leases)
     }
 
     /// Whether the node has been looked at; before that there is nothing to show.
@@ -240,6 +243,7 @@ impl Node {
             agent_epoch: self.agent_epoch,
             hold: self.hold_reason(),
             gpus: self.gpus_seen(),
+            gpus_unread: self.driver == Driver::Unread,
             ram: self.ram_seen(),
             leases: self.leases_seen(places),
             counters: self.counters.clone(),

@@ -26,7 +26,11 @@ pub(super) fn figures(snapshot: &Snapshot) -> v1::StatusResponse {
 }
 
 pub(super) fn gpu_list(snapshot: &Snapshot) -> v1::GpuList {
-    v1::GpuList { gpus: snapshot.gpus.iter().map(gpu).collect(), hold: snapshot.hold.clone().unwrap_or_default() }
+    v1::GpuList {
+        gpus: snapshot.gpus.iter().map(gpu).collect(),
+        hold: snapshot.hold.clone().unwrap_or_default(),
+        unread: snapshot.gpus_unread,
+    }
 }
 
 fn gpu(seen: &GpuSeen) -> v1::Gpu {

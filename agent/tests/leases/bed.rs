@@ -34,9 +34,17 @@ use tonic::transport::Channel;
 pub(crate) const GIB: u64 = 1 << 30;
 pub(crate) const GPU: &str = "GPU-a";
 
+/// What the driver tells.
+#[derive(Default)]
+struct Driver {
+    usage: Mutex<Usage>,
+    /// Whoever has that keeps it from answering.
+    silence: Arc<tokio::sync::Mutex<()>>,
+}
+
 pub(crate) struct Bed {
     pub(crate) dir: TempDir,
-    usage: Arc<Mutex<Usage>>,
+    driver: Arc<Driver>,
     settings: Settings,
     quota: Quota,
     proc_root: PathBuf,
@@ -82,13 +90,17 @@ impl Bed {
         Self::within(tempfile::tempdir().unwrap(), settings, quota).await
     }
 
+    /// An agent that is new on its machine, and whose driver does not answer until what comes with it is dropped.
+    pub(crate) async fn in_silence() -> (Self, tokio::sync::OwnedMutexGuard<()>) {
+        let dir = tempfile::tempdir().unwrap();
+        let driver = furnish(&dir);
+        let silence = driver.silence.clone().lock_owned().await;
+        (Self::begun(dir, driver, settings(), Quota::default(), "/proc".into()), silence)
+    }
+
     pub(crate) async fn within(dir: TempDir, settings: Settings, quota: Quota) -> Self {
-        let meminfo = "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n";
-        std::fs::write(dir.path().join("meminfo"), meminfo).unwrap();
-        // Other users come in too.
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let usage = Usage { total: 24 * GIB, reserved: GIB / 2, ..Usage::default() };
-        Self::on(dir, Arc::new(Mutex::new(usage)), settings, quota, "/proc".into()).await
+        let driver = furnish(&dir);
+        Self::on(dir, driver, settings, quota, "/proc".into()).await
     }
 
     /// The agent comes back, and to this one this process is one of that pod's, and those others are nobody's.
@@ -107,14 +119,14 @@ impl Bed {
         self.again_on(proc_root).await
     }
 
-    async fn on(dir: TempDir, usage: Arc<Mutex<Usage>>, settings: Settings, quota: Quota, proc_root: PathBuf) -> Self {
-        let mut bed = Self::begun(dir, usage, settings, quota, proc_root);
+    async fn on(dir: TempDir, driver: Arc<Driver>, settings: Settings, quota: Quota, proc_root: PathBuf) -> Self {
+        let mut bed = Self::begun(dir, driver, settings, quota, proc_root);
         bed.snapshots.wait_for(|snapshot| snapshot.is_known()).await.unwrap();
         bed
     }
 
     /// Its agent has begun, and looks for the first time.
-    fn begun(dir: TempDir, usage: Arc<Mutex<Usage>>, settings: Settings, quota: Quota, proc_root: PathBuf) -> Self {
+    fn begun(dir: TempDir, driver: Arc<Driver>, settings: Settings, quota: Quota, proc_root: PathBuf) -> Self {
         let files = Files {
             ledger: Journal::new(dir.path().join("ledger")),
             marker: Store::new(dir.path().join("marker.json")),
@@ -128,7 +140,7 @@ impl Bed {
         let (news, _) = mpsc::unbounded_channel();
         let shutdown = Shutdown::new();
         let (eyes, doors) =
-            (eyes(&dir, usage.clone(), sentinels), Doors { inputs: inputs_out, snapshots: sender, news });
+            (eyes(&dir, driver.clone(), sentinels), Doors { inputs: inputs_out, snapshots: sender, news });
         let end = shutdown.clone();
         let mut tasks = vec![tokio::spawn(async move { task::run(node, eyes, doors, files, end).await.unwrap() })];
         let inbox = inputs.clone();
@@ -142,7 +154,7 @@ impl Bed {
         tasks.push(tokio::spawn(async move {
             serve::workload(listener, path, desk, quota, shutdown).await.unwrap();
         }));
-        Self { dir, usage, settings, quota, proc_root, tasks, inbox, snapshots }
+        Self { dir, driver, settings, quota, proc_root, tasks, inbox, snapshots }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -181,7 +193,7 @@ impl Bed {
     }
 
     pub(crate) fn is_used_by(&self, pid: u32, gib: u64) {
-        let mut usage = self.usage.lock().unwrap();
+        let mut usage = self.driver.usage.lock().unwrap();
         usage.used = gib * GIB;
         usage.processes = (gib > 0).then(|| (pid, Some(gib * GIB))).into_iter().collect::<BTreeMap<_, _>>();
     }
@@ -194,18 +206,7 @@ impl Bed {
 
     async fn again_on(self, proc_root: PathBuf) -> Self {
         end(self.tasks).await;
-        Self::on(self.dir, self.usage, self.settings, self.quota, proc_root).await
-    }
-
-    /// The agent ends without a word, and another one begins; it does not wait for its first look.
-    pub(crate) async fn begins_anew(self) -> Self {
-        end(self.tasks).await;
-        Self::begun(self.dir, self.usage, self.settings, self.quota, self.proc_root)
-    }
-
-    /// What the driver tells: as long as it is locked the driver does not answer.
-    pub(crate) fn driver(&self) -> Arc<Mutex<Usage>> {
-        self.usage.clone()
+        Self::on(self.dir, self.driver, self.settings, self.quota, proc_root).await
     }
 
     /// Whether something was said to the agent that it has not heard yet.
@@ -223,6 +224,16 @@ impl Bed {
     }
 }
 
+/// What is told of the machine.
+fn furnish(dir: &TempDir) -> Arc<Driver> {
+    let meminfo = "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n";
+    std::fs::write(dir.path().join("meminfo"), meminfo).unwrap();
+    // Other users come in too.
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let usage = Usage { total: 24 * GIB, reserved: GIB / 2, ..Usage::default() };
+    Arc::new(Driver { usage: Mutex::new(usage), ..Driver::default() })
+}
+
 async fn end(tasks: Vec<tokio::task::JoinHandle<()>>) {
     for task in tasks {
         task.abort();
@@ -230,9 +241,10 @@ async fn end(tasks: Vec<tokio::task::JoinHandle<()>>) {
     }
 }
 
-fn eyes(dir: &TempDir, usage: Arc<Mutex<Usage>>, sentinels: Sentinels) -> Eyes {
+fn eyes(dir: &TempDir, driver: Arc<Driver>, sentinels: Sentinels) -> Eyes {
     let read = move || {
-        let usage = Ok(usage.lock().unwrap().clone());
+        let _answers = driver.silence.blocking_lock();
+        let usage = Ok(driver.usage.lock().unwrap().clone());
         let gpu = GpuReading { index: 3, uuid: GPU.into(), product: "NVIDIA L4".into(), usage };
         Ok(Sample { started: clock::now(), gpus: vec![gpu] })
     };

@@ -122,12 +122,8 @@ async fn patience_and_time_to_live_come_to_an_end() {
 }
 
 #[tokio::test]
-#[expect(clippy::await_holding_lock, reason = "as long as it is held the driver does not answer")]
 async fn whoever_asks_an_agent_that_has_just_begun_is_answered_once_it_has_seen_its_gpus() {
-    let bed = Bed::new().await;
-    let driver = bed.driver();
-    let silent = driver.lock().unwrap();
-    let bed = bed.begins_anew().await;
+    let (bed, silent) = Bed::in_silence().await;
     let mut client = bed.client().await;
     let mut asked = std::pin::pin!(client.dry_run(vram(16)));
     while !bed.has_unheard() {
@@ -139,6 +135,20 @@ async fn whoever_asks_an_agent_that_has_just_begun_is_answered_once_it_has_seen_
     }
     drop(silent);
     assert_eq!(asked.await.unwrap().into_inner().outlook(), Outlook::Now);
+}
+
+#[tokio::test]
+async fn whoever_asks_for_a_gpu_while_the_driver_has_told_of_none_yet_waits_for_it() {
+    let (bed, silent) = Bed::in_silence().await;
+    let mut asked = acquire(&bed, vram(16)).await;
+    let waits = until_phase(&mut asked, Phase::Waiting).await;
+    let queue = waits.queue.as_ref().unwrap();
+    assert_eq!(queue.reason, "Closed", "{queue:?}");
+    assert!(queue.message.contains("the driver has not told yet"), "{queue:?}");
+    let mut ram = acquire(&bed, AcquireRequest { ram_mib: 1024, ..AcquireRequest::default() }).await;
+    until_phase(&mut ram, Phase::Active).await;
+    drop(silent);
+    until_phase(&mut asked, Phase::Active).await;
 }
 
 #[tokio::test]

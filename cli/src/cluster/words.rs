@@ -134,7 +134,7 @@ fn node(node: &MemoryNode) -> StatusResponse {
     let hold = status.hold.clone().unwrap_or_default();
     StatusResponse {
         node: node.name_any(),
-        gpus: Some(GpuList { gpus: status.gpus.iter().map(gpu).collect(), hold }),
+        gpus: Some(GpuList { gpus: status.gpus.iter().map(gpu).collect(), hold, unread: status.gpus_unread }),
         ram: Some(Ram {
             total_mib: mib(&status.ram.total),
             available_mib: mib(&status.ram.available),

@@ -255,7 +255,8 @@ fn known(node: &Node, machines: &[StatusResponse]) -> Finding {
 
 fn machine(status: &StatusResponse) -> Vec<Finding> {
     let list = status.gpus.clone().unwrap_or_default();
-    let mut findings: Vec<Finding> = list.gpus.iter().flat_map(gpus::judge).collect();
+    let mut findings: Vec<Finding> = gpus::unread(&list).into_iter().collect();
+    findings.extend(list.gpus.iter().flat_map(gpus::judge));
     for finding in &mut findings {
         finding.found = format!("{}: {}", status.node, finding.found);
     }
@@ -295,13 +296,19 @@ mod tests {
     #[test]
     fn a_node_is_well_when_its_agent_reports_and_its_kubelet_knows_the_units() {
         let gpu = Gpu { health: Health::Healthy.into(), ..Gpu::default() };
-        let gpus = Some(GpuList { gpus: vec![gpu], hold: "draining".into() });
+        let gpus = Some(GpuList { gpus: vec![gpu], hold: "draining".into(), unread: true });
         let there = [StatusResponse { node: "a".into(), gpus, ..StatusResponse::default() }];
         assert_eq!(known(&node(Some("93")), &there).verdict, Verdict::Ok);
         assert_eq!(known(&node(None), &there).verdict, Verdict::Fail);
         assert_eq!(known(&node(Some("0")), &there).verdict, Verdict::Fail);
         assert_eq!(known(&node(None), &[]).verdict, Verdict::Warn);
-        assert!(machine(&there[0]).iter().any(|finding| finding.found.contains("draining")));
+        let told: Vec<_> = machine(&there[0]).into_iter().map(|finding| finding.found).collect();
+        assert!(
+            ["a: the driver has not told", "a now: draining"]
+                .iter()
+                .all(|words| told.iter().any(|t| t.contains(words))),
+            "{told:?}"
+        );
     }
 
     #[test]

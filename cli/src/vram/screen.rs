@@ -60,11 +60,9 @@ impl Screen {
         let mut spans = vec![Span::from(self.name.clone()).bold(), format!("  {holding} hold, {waiting} wait").into()];
         let several = self.picture.machines.len() > 1;
         for machine in &self.picture.machines {
-            let hold = machine.gpus.as_ref().map(|gpus| gpus.hold.as_str()).unwrap_or_default();
-            if !hold.is_empty() {
-                let place = if several { format!(" on {}", machine.node) } else { String::new() };
-                let said = format!("  nothing is granted now{place}: {hold}");
-                spans.push(Span::from(said).style(style(Color::Yellow, colours)));
+            let place = if several { format!(" on {}", machine.node) } else { String::new() };
+            for remark in show::remarks(machine, &place) {
+                spans.push(Span::from(format!("  {remark}")).style(style(Color::Yellow, colours)));
             }
         }
         if let Some(trouble) = &self.trouble {
@@ -199,7 +197,7 @@ mod tests {
         };
         let status = StatusResponse {
             node: "desk".into(),
-            gpus: Some(GpuList { gpus: vec![gpu], hold: String::new() }),
+            gpus: Some(GpuList { gpus: vec![gpu], ..GpuList::default() }),
             ram: Some(Ram { leasable_mib: 1024, ..Ram::default() }),
             leases: [waits(2), waits(1)].into_iter().chain((0..12).map(lease)).collect(),
             ..StatusResponse::default()

@@ -1,8 +1,8 @@
 //! From the reservation to the end: holders that come late, give back, move to RAM, and places that are drained or lost.
 
 use memboss_core::{
-    Class, Closed, Decision, DrainScope, EndReason, Forecast, GpuSelector, LeaseRecord, NodeSelector, Phase, Request,
-    Token, Waiting,
+    Class, Closed, Decision, DrainScope, EndReason, Forecast, GpuSelector, LeaseRecord, NodeFacts, NodeSelector, Phase,
+    Request, Token, Waiting,
 };
 
 use crate::world::*;
@@ -180,13 +180,36 @@ fn whoever_waits_for_gpus_that_are_all_closed_is_told_so() {
 }
 
 #[test]
+fn nothing_is_too_much_for_a_node_whose_gpus_nobody_could_look_at_yet() {
+    let unread = NodeFacts { gpus_unread: true, ..node("n", &[]) };
+    let mut engine = engine(std::slice::from_ref(&unread));
+    let of = |name, slots: &[u64], ram| ask_for(name, N, demand(slots, ram), 1);
+    submit(&mut engine, of("x", &[8000], 0), 1);
+    let why = engine.lease(&id("x")).unwrap().why.unwrap();
+    let said = "no GPU that would do takes new leases; those of n: the driver has not told yet which GPUs there are";
+    assert_eq!((why.name(), why.to_string().as_str()), ("Closed", said));
+    let forecast = |request| match engine.dry_run(&request, at(1)).unwrap() {
+        Forecast::Wait { satisfiable, why, .. } => (satisfiable, why.name()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(forecast(of("y", &[80_000_000, 1], 0)), (true, "Closed"));
+    assert_eq!(forecast(of("y", &[1], 2_000_000)), (false, "NoRam"), "of its RAM all is known");
+
+    engine.set_node(&node("n", &[gpu("a", 4000)]));
+    assert!(granted(&engine.decide(at(2))).is_empty());
+    assert_eq!(engine.lease(&id("x")).unwrap().why.unwrap().name(), "Unsatisfiable");
+    engine.set_node(&node("n", &[gpu("a", 4000), gpu("b", 8000)]));
+    assert_eq!(granted(&engine.decide(at(3))), ["x"]);
+}
+
+#[test]
 fn facts_do_not_open_a_node_that_was_closed_here_unless_they_had_closed_it() {
     let open = node("n", &[gpu("a", 8000)]);
     let mut engine = engine(std::slice::from_ref(&open));
     engine.close_node(&node_name("n"), Some(Closed::Suspect)).unwrap();
     engine.set_node(&open);
     assert!(granted(&submit(&mut engine, ask("x", N, 1000, 0), 0)).is_empty());
-    engine.set_node(&memboss_core::NodeFacts { closed: Some(Closed::Draining), ..open.clone() });
+    engine.set_node(&NodeFacts { closed: Some(Closed::Draining), ..open.clone() });
     engine.set_node(&open);
     assert_eq!(granted(&engine.decide(at(1))), ["x"]);
 }

@@ -45,7 +45,14 @@ pub fn closed_gpu(name: &str, leasable: u64, why: Closed) -> GpuFacts {
 }
 
 pub fn node(name: &str, gpus: &[GpuFacts]) -> NodeFacts {
-    NodeFacts { name: node_name(name), gpus: gpus.to_vec(), ram: mib(1_000_000), ram_closed: None, closed: None }
+    NodeFacts {
+        name: node_name(name),
+        gpus: gpus.to_vec(),
+        gpus_unread: false,
+        ram: mib(1_000_000),
+        ram_closed: None,
+        closed: None,
+    }
 }
 
 /// A node with that much RAM.

@@ -196,7 +196,7 @@ pub(crate) fn gpu(uuid: &str, index: u32, mib: u64, health: Health) -> Gpu {
 
 /// GPU-a and GPU-b, 1 GiB each: 16 slots at multiple 2.
 pub(crate) fn two_gpus(b: Health) -> GpuList {
-    GpuList { gpus: vec![gpu("GPU-a", 0, 1024, Health::Healthy), gpu("GPU-b", 1, 1024, b)], hold: String::new() }
+    GpuList { gpus: vec![gpu("GPU-a", 0, 1024, Health::Healthy), gpu("GPU-b", 1, 1024, b)], ..GpuList::default() }
 }
 
 pub(crate) fn lease(name: &str, uuid: &str, index: u32) -> PrepareResponse {

@@ -199,6 +199,7 @@ impl Node {
         NodeFacts {
             name: self.settings.name.clone(),
             gpus: placement.iter().flat_map(|placement| placement.gpus.iter().enumerate()).filter_map(gpu).collect(),
+            gpus_unread: false,
             ram: kept_ram(placement.map(|placement| placement.ram).unwrap_or_default()),
             ram_closed: None,
             closed: (!held).then_some(Closed::Draining),

@@ -163,6 +163,12 @@ fn alone_a_lost_ledger_is_taken_for_foreign_use_and_the_node_opens_with_the_firs
     play.look();
     assert!(play.snapshot().hold.is_none());
     assert_eq!(play.free(), LEASABLE - 5 * 1024);
+
+    let mut play = Play::begin_in(Start::Quarantine(Marker::default()), Cluster::None);
+    play.silent();
+    assert!(play.snapshot().hold.is_some(), "it may have GPUs");
+    play.without_driver();
+    assert!(play.snapshot().hold.is_none());
 }
 
 #[test]

@@ -139,8 +139,17 @@ impl Play {
 
     /// NVML was asked and does not answer.
     fn silent(&mut self) {
+        self.look_with(NoNvml::Silent);
+    }
+
+    /// There is no NVML.
+    fn without_driver(&mut self) {
+        self.look_with(NoNvml::Load("it is not there".into()));
+    }
+
+    fn look_with(&mut self, what: NoNvml) {
         let seen = self.observation();
-        self.step(Input::Seen(Box::new(Observation { reading: Err(NoNvml::Silent), ..seen })));
+        self.step(Input::Seen(Box::new(Observation { reading: Err(what), ..seen })));
     }
 
     fn observation(&mut self) -> Observation {

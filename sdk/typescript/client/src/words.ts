@@ -117,6 +117,8 @@ export interface NodeStatus {
   readonly leases: readonly LeaseStatus[];
   /** Why nothing is granted for now; empty otherwise. */
   readonly hold: string;
+  /** Whether the driver has not told yet which GPUs there are: whoever asks for one waits. */
+  readonly gpusUnread: boolean;
 }
 
 /** From the agent's number; one that only a later agent knows is taken for waiting, of which nothing follows. */
@@ -234,5 +236,6 @@ export function nodeTold(status: wire.StatusResponse): NodeStatus {
     },
     leases: status.leases.map(leaseTold),
     hold: status.gpus?.hold ?? "",
+    gpusUnread: status.gpus?.unread ?? false,
   };
 }

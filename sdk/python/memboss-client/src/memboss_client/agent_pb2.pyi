@@ -204,12 +204,14 @@ class WatchGpusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GpuList(_message.Message):
-    __slots__ = ("gpus", "hold")
+    __slots__ = ("gpus", "hold", "unread")
     GPUS_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
+    UNREAD_FIELD_NUMBER: _ClassVar[int]
     gpus: _containers.RepeatedCompositeFieldContainer[Gpu]
     hold: str
-    def __init__(self, gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ..., hold: _Optional[str] = ...) -> None: ...
+    unread: bool
+    def __init__(self, gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ..., hold: _Optional[str] = ..., unread: _Optional[bool] = ...) -> None: ...
 
 class Gpu(_message.Message):
     __slots__ = ("uuid", "index", "model", "total_mib", "reserved_mib", "leasable_mib", "leased_mib", "foreign_mib", "used_mib", "health", "health_reason")

@@ -220,6 +220,8 @@ class NodeStatus:
     leases: tuple[LeaseStatus, ...]
     hold: str
     """Why nothing is granted for now; empty otherwise."""
+    gpus_unread: bool
+    """Whether the driver has not told yet which GPUs there are: whoever asks for one waits."""
 
     @classmethod
     def told(cls, status: pb.StatusResponse) -> NodeStatus:
@@ -231,4 +233,5 @@ class NodeStatus:
             ram=RAMStatus(ram.total_mib, ram.available_mib, ram.leasable_mib, ram.leased_mib),
             leases=tuple(map(LeaseStatus.told, status.leases)),
             hold=status.gpus.hold,
+            gpus_unread=status.gpus.unread,
         )
