@@ -65,6 +65,12 @@ fn whoever_could_go_to_a_node_whose_driver_has_told_of_no_gpus_yet_waits_for_the
     let lease = lease_of(&world, "a");
     let told = |world: &World| world.leases[&lease].status.clone().map(|status| (status.phase, status.why)).unwrap();
     assert_eq!(told(&world), (Some(LeasePhase::Waiting), Some("Closed".into())));
+    let conditions = world.leases[&lease].status.clone().unwrap().conditions;
+    let unsatisfiable = conditions.iter().find(|condition| condition.type_ == "Unsatisfiable").unwrap();
+    assert_eq!(
+        (unsatisfiable.status.as_str(), unsatisfiable.message.as_str()),
+        ("False", "the driver of a node has not told of its GPUs yet")
+    );
     world.memory.insert("node1".into(), read);
     settle(&mut world);
     assert_eq!(told(&world), (Some(LeasePhase::Unsatisfiable), Some("Unsatisfiable".into())));

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use memboss_core::{EndReason, LeaseView, Waiting};
+use memboss_core::{Closed, EndReason, LeaseView, Waiting};
 use memboss_crds::{Allocation, AllocationState, LeasePhase, QueueStatus, VramLease, VramLeaseStatus};
 
 use crate::picture::{Standing, answer};
@@ -221,6 +221,7 @@ fn conditions(
 ) -> impl Iterator<Item = Condition> {
     let could = match waits_for(context) {
         Some(Waiting::NoRam { .. }) => "how much RAM can be leased changes",
+        Some(Waiting::Closed { why: Closed::Unread, .. }) => "the driver of a node has not told of its GPUs yet",
         _ => "the cluster has memory that could hold it",
     };
     let said = (word.why.as_str(), word.message.as_str());
