@@ -9,16 +9,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
+use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::server::Connected;
 use tonic::{Extensions, Status};
 
 use super::gate::{Gate, Place};
 use super::turns::{Asking, Turn};
+use crate::probes::Unreadable;
 use crate::probes::processes::{Caller, Owner, PodUid, command, identify, process, standing};
 
 /// After a connection could not be taken in, for want of descriptors most likely, others have so long to end.
@@ -83,36 +86,51 @@ fn who(stream: &UnixStream, proc_root: &Path) -> Result<Held, String> {
         .and_then(|pid| u32::try_from(pid).ok())
         .filter(|pid| *pid != 0)
         .ok_or("the kernel does not tell which process connected: the agent must share the host's pid namespace")?;
-    let held = descriptor(stream, pid).ok_or_else(|| format!("process {pid} has ended"))?;
-    let unknown = |error| format!("process {pid} cannot be identified: {error}");
-    let (groups, contained) = standing(proc_root, pid, credentials.gid()).map_err(unknown)?;
-    let caller = Caller {
-        process: process(proc_root, pid).map_err(unknown)?,
+    let ended = || format!("process {pid} has ended");
+    let held = match descriptor(stream, pid) {
+        Ok(held) => held,
+        // As kernels say it, each in its own way.
+        Err(Errno::ESRCH | Errno::ENODATA | Errno::EINVAL) => return Err(ended()),
+        Err(error) => return Err(format!("process {pid} cannot be identified: {}", error.desc())),
+    };
+    let caller = identified(proc_root, pid, &credentials);
+    // What cannot be read of one that has ended is no news of `/proc`.
+    if !lives(&held) {
+        return Err(ended());
+    }
+    let caller = caller.map_err(|error| format!("process {pid} cannot be identified: {error}"))?;
+    Ok(Held { caller, process: held })
+}
+
+fn identified(proc_root: &Path, pid: u32, credentials: &UCred) -> Result<Caller, Unreadable> {
+    let (groups, contained) = standing(proc_root, pid, credentials.gid())?;
+    Ok(Caller {
+        process: process(proc_root, pid)?,
         user: credentials.uid(),
         groups,
         contained,
-        pod: match identify(proc_root, pid).map_err(unknown)? {
+        pod: match identify(proc_root, pid)? {
             Owner::Pod(pod) => Some(pod),
             Owner::Other => None,
         },
         command: command(proc_root, pid),
-    };
-    if lives(&held) { Ok(Held { caller, process: held }) } else { Err(format!("process {pid} has ended")) }
+    })
 }
 
-/// Whether that process has not ended.
+/// Whether that process has not ended. A signal to the agent breaks the call off, also one that waits for nothing: that says nothing of the process.
 fn lives(process: &OwnedFd) -> bool {
-    let mut ended = [PollFd::new(process, PollFlags::IN)];
-    poll(&mut ended, Some(&rustix::event::Timespec::default())) == Ok(0)
+    let look = || poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&Timespec::default()));
+    rustix::io::retry_on_intr(look) == Ok(0)
 }
 
 /// Holds the process that connected; by its pid where the kernel is too old to tell (before 6.5).
-fn descriptor(stream: &UnixStream, pid: u32) -> Option<OwnedFd> {
+fn descriptor(stream: &UnixStream, pid: u32) -> Result<OwnedFd, Errno> {
     match getsockopt(&stream.as_fd(), sockopt::PeerPidfd) {
-        Err(nix::errno::Errno::ENOPROTOOPT) => {
-            pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()
+        Err(Errno::ENOPROTOOPT) => {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::ESRCH)?;
+            pidfd_open(pid, PidfdFlags::empty()).map_err(|error| Errno::from_raw(error.raw_os_error()))
         }
-        other => other.ok(),
+        other => other,
     }
 }
 
