@@ -104,7 +104,7 @@ pub(crate) fn machine(status: &StatusResponse, look: Look) -> String {
 pub(crate) fn remarks(status: &StatusResponse, place: &str) -> Vec<String> {
     let Some(list) = &status.gpus else { return Vec::new() };
     let hold = (!list.hold.is_empty()).then(|| format!("nothing is granted now{place}: {}", list.hold));
-    let unread = list.unread.then(|| format!("no GPU is leased now{place}: {}", Closed::Unread));
+    let unread = list.unread.then(|| format!("no GPU is granted now{place}: {}", Closed::Unread));
     hold.into_iter().chain(unread).collect()
 }
 
@@ -362,7 +362,7 @@ mod tests {
             "lost: off the bus",
             "[#############+..........]",
             "nothing is granted now: draining",
-            "no GPU is leased now: the driver has not told yet",
+            "no GPU is granted now: the driver has not told yet",
         ] {
             assert!(shown.contains(words), "{words}: {shown}");
         }

@@ -107,7 +107,7 @@ pub struct Engine {
     touched: Option<BTreeSet<LeaseId>>,
     token: Token,
     pub(crate) arrivals: u64,
-    /// Whoever came as one of the first so many was not served at once.
+    /// Whoever came as one of the first so many and waits still was not served at once.
     pub(crate) looked_at: u64,
     pub(crate) claims_made: u64,
     /// How fast those who wait are served.
@@ -287,7 +287,11 @@ impl Engine {
                 }
                 self.set_phase(ix, record.phase);
             }
-            _ => self.enqueue(ix),
+            _ => {
+                // It waited before, too.
+                self.looked_at = self.arrivals;
+                self.enqueue(ix);
+            }
         }
         Ok(())
     }

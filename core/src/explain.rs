@@ -5,7 +5,7 @@ use crate::engine::{Engine, Lease, LeaseRecord};
 use crate::estimate::Estimate;
 use crate::ids::{GpuUuid, LeaseId, NodeName};
 use crate::order::OrderKey;
-use crate::place::{Asker, Full};
+use crate::place::{Asker, Fits, Full};
 use crate::pool::{LeaseIx, PoolKind};
 use crate::refuse::{Closed, Refused, Waiting};
 use crate::request::{Placement, Request};
@@ -214,7 +214,7 @@ impl Engine {
             Some(until) => Waiting::VictimsProtected { until },
             None => self.in_the_way(request, asker, full, largest),
         };
-        Ok(Forecast::Wait { ahead: self.queue.ahead_of(order), satisfiable: largest.1, why })
+        Ok(Forecast::Wait { ahead: self.queue.ahead_of(order), satisfiable: largest.1 != Fits::No, why })
     }
 
     /// Why a lease stands where it stands, in sentences.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::check::ensure;
 use crate::class::Class;
+use crate::place::Fits;
 use crate::policy::Policy;
 use crate::pool::LeaseIx;
 use crate::request::{Demand, GpuSelector, Layout, NodeSelector, Request};
@@ -67,7 +68,7 @@ pub(crate) struct Line {
     /// Its first has not been looked at since it came to the front.
     pub(crate) fresh: bool,
     /// What the largest place for it is and whether it fits there, and the inventory for which that is true.
-    pub(crate) largest: Option<(u64, Mib, bool)>,
+    pub(crate) largest: Option<(u64, Mib, Fits)>,
 }
 
 /// How many stand before that place: counted from both ends at once, so that whoever comes last is found as soon as who is first.

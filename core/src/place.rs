@@ -29,6 +29,17 @@ pub(crate) enum Full {
     KeptFor(LeaseIx, PoolIx),
 }
 
+/// Whether a request could be granted with what is there, if nobody had any of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fits {
+    /// It could.
+    Yes,
+    /// Only by a node of whose GPUs nothing is known yet.
+    Perhaps,
+    /// Never.
+    No,
+}
+
 impl Ledger {
     /// The best place where all of the request fits now.
     pub(crate) fn find_room(&self, request: &Request, asker: Asker) -> Result<Spots, Full> {
@@ -155,7 +166,7 @@ impl Ledger {
     }
 
     /// The most that an empty, eligible GPU would give (for several slots: the smallest of the best GPUs of the best node), and whether the request would then fit.
-    pub(crate) fn largest(&self, request: &Request) -> (Mib, bool) {
+    pub(crate) fn largest(&self, request: &Request) -> (Mib, Fits) {
         let slots = &request.demand.slots;
         if slots.is_empty() {
             let most = self
@@ -163,12 +174,13 @@ impl Ledger {
                 .filter(|(_, n)| request.nodes.accepts(&n.name))
                 .map(|(_, n)| self.pool(n.ram).leasable)
                 .max();
-            return (most.unwrap_or_default(), most.is_some_and(|most| most >= request.demand.ram));
+            let fits = most.is_some_and(|most| most >= request.demand.ram);
+            return (most.unwrap_or_default(), if fits { Fits::Yes } else { Fits::No });
         }
         let mut largest = Mib::ZERO;
-        let mut satisfiable = false;
+        let (mut fits, mut may_yet) = (false, false);
         for (_, node) in self.nodes() {
-            satisfiable |= self.may_yet_hold(request, node);
+            may_yet |= self.may_yet_hold(request, node);
             let gpus: Vec<_> = node.gpus.values().copied().filter(|gpu| self.accepts(request, *gpu)).collect();
             let mut sizes: Vec<Mib> = gpus.iter().map(|gpu| self.pool(*gpu).leasable).collect();
             sizes.sort_unstable_by(|a, b| b.cmp(a));
@@ -180,10 +192,15 @@ impl Ledger {
                     .filter(|gpu| slot.on(self.pool(*gpu).leasable) <= self.pool(*gpu).leasable)
                     .collect()
             };
-            satisfiable |= request.demand.ram <= self.pool(node.ram).leasable
+            fits |= request.demand.ram <= self.pool(node.ram).leasable
                 && assign(slots, &slots.iter().map(holds).collect::<Vec<_>>()).is_some();
         }
-        (largest, satisfiable)
+        let fits = match (fits, may_yet) {
+            (true, _) => Fits::Yes,
+            (false, true) => Fits::Perhaps,
+            (false, false) => Fits::No,
+        };
+        (largest, fits)
     }
 
     /// Whether that node may have GPUs for it of which nothing is known yet.

@@ -133,7 +133,7 @@ pub enum Closed {
     /// Its ledger is being rebuilt.
     #[error("its ledger is in quarantine")]
     Quarantine,
-    /// The driver has not answered yet since it is looked at.
+    /// Its driver has not answered yet.
     #[error("the driver has not told yet which GPUs there are")]
     Unread,
     /// Its RAM is hard pressed.
@@ -196,10 +196,10 @@ pub enum Waiting {
         /// The class.
         class: crate::class::Class,
     },
-    /// Every GPU that would do takes nothing new.
+    /// Every GPU that would do takes nothing new, or none is known yet on the nodes that may have one.
     #[error("no GPU that would do takes new leases; {gpu}: {why}")]
     Closed {
-        /// One of them.
+        /// One of them, or those of such a node.
         gpu: String,
         /// Why.
         why: Closed,

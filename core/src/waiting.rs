@@ -5,7 +5,7 @@ use crate::engine::{Engine, Lease};
 use crate::ids::NodeName;
 use crate::ledger::Node;
 use crate::order::{LineIx, OrderKey};
-use crate::place::{Asker, Full, SEARCH_LIMIT};
+use crate::place::{Asker, Fits, Full, SEARCH_LIMIT};
 use crate::pool::LeaseIx;
 use crate::refuse::{Closed, Waiting};
 use crate::request::Request;
@@ -16,14 +16,14 @@ impl Engine {
         let Some(request) = self.lease_at(asker.lease).map(|lease| lease.request.clone()) else { return Waiting::New };
         let inventory = self.ledger.inventory;
         let known = self.queue.line(line).and_then(|line| line.largest).filter(|(at, ..)| *at == inventory);
-        let (_, largest, satisfiable) = known.unwrap_or_else(|| {
-            let (largest, satisfiable) = self.ledger.largest(&request);
-            (inventory, largest, satisfiable)
+        let (_, largest, fits) = known.unwrap_or_else(|| {
+            let (largest, fits) = self.ledger.largest(&request);
+            (inventory, largest, fits)
         });
         if let Some(line) = self.queue.line_mut(line) {
-            line.largest = Some((inventory, largest, satisfiable));
+            line.largest = Some((inventory, largest, fits));
         }
-        self.in_the_way(&request, asker, full, (largest, satisfiable))
+        self.in_the_way(&request, asker, full, (largest, fits))
     }
 
     /// What would have to change for that request; `largest` as [`crate::ledger::Ledger::largest`] says.
@@ -32,7 +32,7 @@ impl Engine {
         request: &Request,
         asker: Asker,
         full: Full,
-        (largest, satisfiable): (Mib, bool),
+        (largest, fits): (Mib, Fits),
     ) -> Waiting {
         let need = request.demand.slots.iter().map(|slot| slot.on(largest)).max().unwrap_or_default();
         let pressed = self.pressed_node(request);
@@ -47,15 +47,14 @@ impl Engine {
         if request.demand.slots.is_empty() {
             return match full {
                 Full::KeptFor(head, pool) => self.behind(head, pool),
-                Full::NoRoom => no_ram(satisfiable.then(|| self.most_ram(request, Some(asker.order)))),
+                Full::NoRoom => no_ram((fits == Fits::Yes).then(|| self.most_ram(request, Some(asker.order)))),
             };
         }
-        if !satisfiable {
-            return if self.gpus_alone_would_do(request) {
-                no_ram(None)
-            } else {
-                Waiting::Unsatisfiable { need, gpus: request.demand.slots.len(), largest }
-            };
+        match fits {
+            Fits::Yes => {}
+            Fits::Perhaps => return self.unread(request),
+            Fits::No if self.gpus_alone_would_do(request) => return no_ram(None),
+            Fits::No => return Waiting::Unsatisfiable { need, gpus: request.demand.slots.len(), largest },
         }
         if let Full::KeptFor(head, pool) = full {
             return self.behind(head, pool);
@@ -89,18 +88,24 @@ impl Engine {
     fn closed_to(&self, request: &Request) -> Option<(String, Closed)> {
         let gpus = self.ledger.nodes().flat_map(|(_, node)| node.gpus.values().copied());
         let mut would_do = gpus.filter(|gpu| self.ledger.accepts(request, *gpu));
-        let Some(first) = would_do.next() else {
-            let unread = self.ledger.nodes().find(|(_, node)| self.ledger.may_yet_hold(request, node));
-            return unread.map(|(_, node)| (format!("those of {}", node.name), Closed::Unread));
-        };
-        let why = self.ledger.closed(first)?;
+        let (first, why) = would_do.next().and_then(|gpu| Some((gpu, self.ledger.closed(gpu)?)))?;
         would_do.all(|gpu| self.ledger.closed(gpu).is_some()).then(|| (self.ledger.name_of(first), why))
+    }
+
+    /// That it waits for a node to tell of its GPUs, an open one if there is any.
+    fn unread(&self, request: &Request) -> Waiting {
+        let nodes = self.ledger.nodes().map(|(_, node)| node);
+        let may = nodes.filter(|node| self.ledger.may_yet_hold(request, node));
+        may.min_by_key(|node| node.closed.why().is_some()).map_or(Waiting::New, |node| Waiting::Closed {
+            gpu: format!("those of {}", node.name),
+            why: node.closed.why().unwrap_or(Closed::Unread),
+        })
     }
 
     fn gpus_alone_would_do(&self, request: &Request) -> bool {
         let mut without = request.clone();
         without.demand.ram = Mib::ZERO;
-        self.ledger.largest(&without).1
+        self.ledger.largest(&without).1 != Fits::No
     }
 
     /// The most RAM of an eligible node: free now for one with that place, or when it is empty.

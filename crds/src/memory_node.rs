@@ -190,7 +190,7 @@ pub struct Summary {
     /// What is free.
     #[serde(default)]
     pub free: String,
-    /// The worst health, with the number of GPUs that are not healthy; `Unread` where the driver has not told of them yet.
+    /// The worst health, with the number of GPUs that are not healthy; `Unread` where none is known, since the driver has not told yet.
     #[serde(default)]
     pub health: String,
 }

@@ -134,7 +134,10 @@ impl State {
             let before = saved_gpus(&inner.gpus);
             inner.gpus.values_mut().for_each(|gpu| gpu.gpu.state = GpuState::Lost);
             list.gpus.iter().for_each(|gpu| inner.see(gpu));
-            inner.forget_removed();
+            // As long as the driver has told nothing, nothing is known to be gone.
+            if !list.unread {
+                inner.forget_removed();
+            }
             before != saved_gpus(&inner.gpus)
         });
         if news {

@@ -63,12 +63,10 @@ impl Node {
         self.cgroups = observation.pods;
         // Where the machine's figures cannot be read nothing of it is free.
         self.ram = observation.ram.unwrap_or(Ram { available: Mib::ZERO, ..self.ram });
+        self.driver = self.driver.after(&observation.reading);
         match observation.reading {
             Ok(sample) => self.see_gpus(&sample, &observation.owners, &observation.lineages, now),
-            Err(NoNvml::Load(why)) if self.gpus.is_empty() => {
-                tracing::debug!(why, "no GPUs");
-                self.driver = Driver::Absent;
-            }
+            Err(NoNvml::Load(why)) if self.gpus.is_empty() => tracing::debug!(why, "no GPUs"),
             Err(error) => self.nvml_is_silent(&error.to_string(), now),
         }
         self.ram_used = observation.ram_used;
@@ -86,7 +84,6 @@ impl Node {
         lineages: &BTreeMap<u32, Vec<Process>>,
         now: Moment,
     ) {
-        self.driver = Driver::Read;
         let by_pod: BTreeMap<PodUid, LeaseId> =
             self.holders.iter().map(|(lease, holder)| (holder.subject.pod.clone(), lease.clone())).collect();
         let mut listed = BTreeSet::new();

@@ -33,6 +33,7 @@ use crate::health::Recovery;
 use crate::noted::Noted;
 use crate::order::{Answered, Epoch, Order};
 use crate::probes::meminfo::Ram;
+use crate::probes::nvml::{NoNvml, Reading};
 use crate::probes::processes::PodUid;
 use crate::store::{Ended, Holder};
 
@@ -157,10 +158,22 @@ pub struct Counters {
 pub(crate) enum Driver {
     /// Nothing yet: it is slow, or hangs.
     Unread,
-    /// That it is not there.
+    /// That it is not there, or does not start.
     Absent,
     /// Which GPUs there are.
     Read,
+}
+
+impl Driver {
+    /// What it has told with that.
+    fn after(self, reading: &Reading) -> Self {
+        match (self, reading) {
+            (_, Ok(_)) | (Self::Read, _) => Self::Read,
+            (_, Err(NoNvml::Load(_))) => Self::Absent,
+            // One that was not there before may have come.
+            (_, Err(_)) => Self::Unread,
+        }
+    }
 }
 
 /// One node.

@@ -239,10 +239,12 @@ fn known(node: &Node, machines: &[StatusResponse]) -> Finding {
         let advice = "nothing is leased there; the chart's agent.nodeSelector and tolerations say where agents run";
         return Finding::warn(about, format!("{name} has no agent"), advice);
     };
-    let gpus = machine.gpus.as_ref().map_or(0, |list| list.gpus.len());
+    let (gpus, unread) = machine.gpus.as_ref().map_or((0, false), |list| (list.gpus.len(), list.unread));
     let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
     let units = allocatable.and_then(|all| all.get(RESOURCE)).map(|units| units.0.clone()).unwrap_or_default();
     match (gpus, units.as_str()) {
+        // What its driver does is told beside it.
+        (0, _) if unread => Finding::ok(about, format!("{name} has an agent")),
         (0, _) => Finding::ok(about, format!("{name} has an agent and no GPU: RAM alone is leased there")),
         (_, "" | "0") => Finding::fail(
             about,
@@ -302,6 +304,9 @@ mod tests {
         assert_eq!(known(&node(None), &there).verdict, Verdict::Fail);
         assert_eq!(known(&node(Some("0")), &there).verdict, Verdict::Fail);
         assert_eq!(known(&node(None), &[]).verdict, Verdict::Warn);
+        let mut silent = there.clone();
+        silent[0].gpus = Some(GpuList { unread: true, ..GpuList::default() });
+        assert_eq!(known(&node(None), &silent).found, "a has an agent");
         let told: Vec<_> = machine(&there[0]).into_iter().map(|finding| finding.found).collect();
         assert!(
             ["a: the driver has not told", "a now: draining"]

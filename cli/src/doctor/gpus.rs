@@ -18,8 +18,8 @@ struct Seen {
     uuid: String,
 }
 
-/// How long the driver may take: longer than one that wakes its GPUs up.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the driver may take: longer than one takes that wakes several GPUs up.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn look(library: Option<&Path>, told: Told<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();

@@ -195,6 +195,17 @@ fn nothing_is_too_much_for_a_node_whose_gpus_nobody_could_look_at_yet() {
     assert_eq!(forecast(of("y", &[80_000_000, 1], 0)), (true, "Closed"));
     assert_eq!(forecast(of("y", &[1], 2_000_000)), (false, "NoRam"), "of its RAM all is known");
 
+    // What the GPUs of others have too little of, or give nobody now, is not what it waits for.
+    engine.set_node(&node("m", &[gpu("c", 4000)]));
+    engine.decide(at(1));
+    assert_eq!(engine.lease(&id("x")).unwrap().why.unwrap().to_string(), said);
+    let drained = NodeFacts { closed: Some(Closed::Draining), ..unread };
+    engine.set_node(&drained);
+    engine.decide(at(1));
+    let told = engine.lease(&id("x")).unwrap().why.unwrap().to_string();
+    assert!(told.ends_with("those of n: it is being drained"), "{told}");
+    assert_eq!(granted(&submit(&mut engine, of("small", &[4000], 0), 1)), ["small"], "nothing is kept for x there");
+
     engine.set_node(&node("n", &[gpu("a", 4000)]));
     assert!(granted(&engine.decide(at(2))).is_empty());
     assert_eq!(engine.lease(&id("x")).unwrap().why.unwrap().name(), "Unsatisfiable");

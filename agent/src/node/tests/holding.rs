@@ -169,6 +169,12 @@ fn alone_a_lost_ledger_is_taken_for_foreign_use_and_the_node_opens_with_the_firs
     assert!(play.snapshot().hold.is_some(), "it may have GPUs");
     play.without_driver();
     assert!(play.snapshot().hold.is_none());
+    assert!(!play.snapshot().gpus_unread);
+    play.silent();
+    assert!(play.snapshot().gpus_unread, "it has come since, and hangs");
+    play.look();
+    play.silent();
+    assert!(!play.snapshot().gpus_unread, "which GPUs there are it has told");
 }
 
 #[test]
