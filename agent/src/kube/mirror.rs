@@ -39,7 +39,8 @@ struct Mirror {
 
 /// Shows leases in code until the shutdown.
 pub(super) async fn run(mut cluster: Cluster) -> anyhow::Result<()> {
-    if !cluster.has_something_to_say().await {
+    // An agent that comes back would take what is shown of pods that it does not know yet for over.
+    if !cluster.knows_the_pods().await {
         return Ok(());
     }
     let mut mirror = Mirror {

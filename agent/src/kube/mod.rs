@@ -66,6 +66,14 @@ impl Cluster {
             known = self.snapshots.wait_for(|snapshot| snapshot.is_known()) => known.is_ok(),
         }
     }
+
+    /// Waits until it is known which pods are here; `false` when it is time to end.
+    async fn knows_the_pods(&mut self) -> bool {
+        tokio::select! {
+            () = self.shutdown.cancelled() => false,
+            known = self.snapshots.wait_for(|snapshot| snapshot.pods_known) => known.is_ok(),
+        }
+    }
 }
 
 /// Waits, unless it is time to end.

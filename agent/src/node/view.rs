@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub ram: RamSeen,
     /// Every lease that is known here.
     pub leases: BTreeMap<LeaseId, LeaseSeen>,
+    /// Whether the API server has told which pods are here: before that nobody knows whose a lease in code is.
+    pub pods_known: bool,
     /// Counted since the start.
     pub counters: Counters,
     /// The digest of the ledger.
@@ -246,6 +248,7 @@ impl Node {
             gpus_unread: self.driver == Driver::Unread,
             ram: self.ram_seen(),
             leases: self.leases_seen(places),
+            pods_known: self.pods_known,
             counters: self.counters.clone(),
             digest: hex(&digest),
             wants_incarnation: self.wants_incarnation,
