@@ -28,7 +28,7 @@ pub(super) async fn run(mut cluster: Cluster) -> anyhow::Result<()> {
     let api: Api<MemoryNode> = Api::all(cluster.client.clone());
     let mut written: Option<(MemoryNodeStatus, Mib, Instant)> = None;
     let mut backoff = BACKOFF.0;
-    if !cluster.has_something_to_say().await {
+    if !cluster.shows(|snapshot| snapshot.is_known()).await {
         return Ok(());
     }
     while !cluster.shutdown.is_cancelled() {

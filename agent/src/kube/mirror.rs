@@ -40,7 +40,7 @@ struct Mirror {
 /// Shows leases in code until the shutdown.
 pub(super) async fn run(mut cluster: Cluster) -> anyhow::Result<()> {
     // An agent that comes back would take what is shown of pods that it does not know yet for over.
-    if !cluster.knows_the_pods().await {
+    if !cluster.shows(|snapshot| snapshot.pods_known).await {
         return Ok(());
     }
     let mut mirror = Mirror {

@@ -59,19 +59,11 @@ pub fn start(cluster: &Cluster, news: mpsc::UnboundedReceiver<News>, tasks: &mut
 }
 
 impl Cluster {
-    /// Waits until there is something to publish; `false` when it is time to end.
-    async fn has_something_to_say(&mut self) -> bool {
+    /// Waits until the node shows that; `false` when it is time to end.
+    async fn shows(&mut self, what: impl FnMut(&Arc<Snapshot>) -> bool) -> bool {
         tokio::select! {
             () = self.shutdown.cancelled() => false,
-            known = self.snapshots.wait_for(|snapshot| snapshot.is_known()) => known.is_ok(),
-        }
-    }
-
-    /// Waits until it is known which pods are here; `false` when it is time to end.
-    async fn knows_the_pods(&mut self) -> bool {
-        tokio::select! {
-            () = self.shutdown.cancelled() => false,
-            known = self.snapshots.wait_for(|snapshot| snapshot.pods_known) => known.is_ok(),
+            shown = self.snapshots.wait_for(what) => shown.is_ok(),
         }
     }
 }

@@ -80,7 +80,7 @@ pub(super) async fn run(mut cluster: Cluster, relisted: Arc<Notify>) -> anyhow::
         told: Notices::default(),
     };
     let mut backoff = BACKOFF.0;
-    if !cluster.has_something_to_say().await {
+    if !cluster.shows(|snapshot| snapshot.is_known()).await {
         return Ok(());
     }
     loop {
