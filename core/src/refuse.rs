@@ -119,7 +119,7 @@ impl Refused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error, Serialize, Deserialize)]
 pub enum Closed {
     /// Its GPU is gone or answers no more.
-    #[error("the GPU is lost")]
+    #[error("the GPU is lost: it is gone, or answers no more")]
     Lost,
     /// It is not well; what runs goes on.
     #[error("the GPU is degraded")]

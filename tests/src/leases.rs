@@ -124,6 +124,15 @@ pub async fn ram(client: &Client, node: &str) -> Result<(u64, u64)> {
     amount("leasable").zip(amount("leased")).context("the node reports no RAM")
 }
 
+/// Whether that node says that its driver has not told yet which GPUs there are.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn gpus_unread(client: &Client, node: &str) -> Result<bool> {
+    let node = api(client, "MemoryNode", "memorynodes", None).get(node).await?;
+    Ok(node.data.pointer("/status/gpusUnread").and_then(Value::as_bool).unwrap_or_default())
+}
+
 /// The lease of the living pod of that name.
 ///
 /// # Errors

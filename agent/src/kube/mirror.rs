@@ -168,3 +168,79 @@ impl Mirror {
         (Api::namespaced_with(self.client.clone(), &key.0, &kind.resource()), kind)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+    use memboss_crds::VramLeaseSpec;
+    use memboss_platform::shutdown::Shutdown;
+    use serde_json::Value;
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+
+    /// Nothing here takes so long; it only ends a test that would hang.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// An API server that knows one object, which an earlier agent has left; each request is told.
+    fn server(asked: mpsc::UnboundedSender<(Method, String)>) -> Client {
+        let answer = move |request: Request<Body>| {
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            let mut left = VramLease::new("left", VramLeaseSpec::default());
+            left.metadata.namespace = Some("team".into());
+            let items = if path.ends_with("/vramleases") { vec![left] } else { Vec::new() };
+            let said: Value = if method == Method::GET {
+                json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})
+            } else {
+                json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success"})
+            };
+            let told = asked.send((method, path));
+            async move {
+                drop(told);
+                Ok::<_, Infallible>(Response::new(Body::from(said.to_string().into_bytes())))
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    /// Lets everything happen that can happen without another input.
+    async fn settle() {
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_agent_has_left_is_not_touched_until_it_is_known_which_pods_are_here() {
+        let (tell, mut asked) = mpsc::unbounded_channel();
+        let (publish, snapshots) = watch::channel(Arc::<Snapshot>::default());
+        let cluster = Cluster {
+            client: server(tell),
+            node: "node1".into(),
+            namespace: "memboss-system".into(),
+            inputs: mpsc::channel(1).0,
+            snapshots,
+            shutdown: Shutdown::new(),
+        };
+        let shutdown = cluster.shutdown.clone();
+        let mirror = tokio::spawn(run(cluster));
+        settle().await;
+        publish.send_replace(Arc::new(Snapshot { node: "node1".into(), ..Snapshot::default() }));
+        settle().await;
+        assert!(asked.try_recv().is_err(), "nothing is known of pods yet");
+
+        publish.send_replace(Arc::new(Snapshot { pods_known: true, ..Snapshot::default() }));
+        let mut seen = Vec::new();
+        while !seen.iter().any(|(method, _)| *method == Method::DELETE) {
+            seen.push(tokio::time::timeout(PATIENCE, asked.recv()).await.unwrap().unwrap());
+        }
+        let (_, path) = seen.last().unwrap();
+        assert!(path.ends_with("/namespaces/team/vramleases/left"), "nobody holds it: {seen:?}");
+        shutdown.cancel();
+        mirror.await.unwrap().unwrap();
+    }
+}
