@@ -47,12 +47,7 @@ async fn memory_that_a_stranger_uses_is_leased_to_nobody_until_it_is_free() -> R
 }
 
 /// While NVML does not tell: what runs goes on, nothing is granted or taken away; afterwards everything is as it was.
-async fn nvml_goes_and_comes_back(
-    name: &str,
-    away: impl Fn(&Bed, &Gpu) -> Result<()>,
-    meanwhile: impl AsyncFn(&Bed, &Gpu, &leases::Seen) -> Result<()>,
-    back: &str,
-) -> Result<()> {
+async fn nvml_goes_and_comes_back(name: &str, away: impl AsyncFn(&Bed, &Gpu) -> Result<()>, back: &str) -> Result<()> {
     Bed::in_namespace(name, async |bed, ns| {
         let (client, gpu) = (&bed.client, card(bed).await?);
         let on_it = |name: &str| TestPod::leasing(name, "2Gi", "normal").annotate("gpu-uuid", &gpu.uuid);
@@ -60,16 +55,15 @@ async fn nvml_goes_and_comes_back(
         pods::running(client, ns, "before").await?;
         let token = |lease: &leases::Seen| lease.field("/status/allocation/token").cloned();
         let before = leases::until_of(client, ns, "before", "is Active", |lease| lease.phase() == "Active").await?;
-        away(bed, &gpu)?;
         let outcome = async {
+            away(bed, &gpu).await?;
             wait::until("the GPU is reported as lost", 60, || async {
                 Ok((gpu_of(bed, &gpu.uuid).await?.health == "Lost").then_some(()))
             })
             .await?;
             on_it("during").create(client, ns).await?;
-            let waits = |lease: &leases::Seen| matches!(lease.phase(), "Waiting" | "Unsatisfiable");
-            let waiter = leases::until_of(client, ns, "during", "waits", waits).await?;
-            meanwhile(bed, &gpu, &waiter).await?;
+            let waits = |lease: &leases::Seen| lease.phase() == "Waiting" && lease.why().0 == "Closed";
+            leases::until_of(client, ns, "during", "waits for the GPU", waits).await?;
             let still = leases::of_pod(client, ns, "before").await?.context("its lease is there")?;
             ensure!(token(&still) == token(&before) && still.phase() == "Active", "it goes on: {still:?}");
             ensure!(pods::get(client, ns, "before").await?.is_some_and(|pod| pods::is_running(&pod)));
@@ -86,39 +80,38 @@ async fn nvml_goes_and_comes_back(
     .await
 }
 
+async fn hang(bed: &Bed, gpu: &Gpu) -> Result<()> {
+    bed.sim(&gpu.node, &format!("fault --gpu {} hang", gpu.uuid)).map(|_| ())
+}
+
 #[tokio::test]
 #[ignore = "needs the test bed"]
 async fn an_nvml_that_hangs_ends_nothing_and_grants_nothing() -> Result<()> {
-    let hang = |bed: &Bed, gpu: &Gpu| bed.sim(&gpu.node, &format!("fault --gpu {} hang", gpu.uuid)).map(|_| ());
-    nvml_goes_and_comes_back("hangs", hang, async |_, _, _| Ok(()), "fault --gpu GPU ok").await
+    nvml_goes_and_comes_back("hangs", hang, "fault --gpu GPU ok").await
 }
 
 #[tokio::test]
 #[ignore = "needs the test bed"]
 async fn an_agent_that_starts_without_nvml_keeps_its_ledger_and_goes_on_when_nvml_comes() -> Result<()> {
-    let absent = |bed: &Bed, gpu: &Gpu| {
+    let absent = async |bed: &Bed, gpu: &Gpu| {
         bed.sim(&gpu.node, "nvml absent")?;
         bed.kill(&gpu.node, "memboss-agent")
     };
-    nvml_goes_and_comes_back("absent", absent, async |_, _, _| Ok(()), "nvml present").await
+    nvml_goes_and_comes_back("absent", absent, "nvml present").await
 }
 
 #[tokio::test]
 #[ignore = "needs the test bed"]
-async fn an_agent_that_starts_while_nvml_hangs_keeps_its_ledger_and_says_that_its_gpus_are_not_known_yet() -> Result<()>
-{
-    let silent = |bed: &Bed, gpu: &Gpu| {
-        bed.sim(&gpu.node, &format!("fault --gpu {} hang", gpu.uuid))?;
-        bed.kill(&gpu.node, "memboss-agent")
-    };
-    let says_so = async |bed: &Bed, gpu: &Gpu, waiter: &leases::Seen| {
-        ensure!(waiter.why().0 == "Closed", "nothing is granted there, for now: {waiter:?}");
+async fn an_agent_that_starts_while_nvml_hangs_says_so_keeps_its_ledger_and_goes_on_when_nvml_tells() -> Result<()> {
+    let silent = async |bed: &Bed, gpu: &Gpu| {
+        hang(bed, gpu).await?;
+        bed.kill(&gpu.node, "memboss-agent")?;
         wait::until("its node says that the driver is silent", 30, || async {
             Ok(leases::gpus_unread(&bed.client, &gpu.node).await?.then_some(()))
         })
         .await
     };
-    nvml_goes_and_comes_back("silent", silent, says_so, "fault --gpu GPU ok").await
+    nvml_goes_and_comes_back("silent", silent, "fault --gpu GPU ok").await
 }
 
 #[tokio::test]
